@@ -1,0 +1,92 @@
+"""clone(2) for Python: every switch, for functions and for programs.
+
+Layout: `_core` is the C extension; `_flags`, `_errors`, `_kernel` know the kernel; `_context`, `_proc` are pure;
+`_task`, `_cgroup` hold fds; `_call`, `_popen` are the verbs. Each imports from those before it alone. `lowlevel` is the
+raw tier. What is heavy is imported at its first use.
+"""
+
+from __future__ import annotations
+
+from ._api import Context as Context
+from ._api import call as call
+from ._api import start as start
+from ._errors import Cancelled as Cancelled
+from ._errors import CloneError as CloneError
+from ._errors import ContextError as ContextError
+from ._errors import ResultError as ResultError
+from ._errors import SyscloneError as SyscloneError
+from ._errors import SyscloneWarning as SyscloneWarning
+from ._errors import TaskExited as TaskExited
+from ._errors import TaskFailed as TaskFailed
+from ._errors import TaskKilled as TaskKilled
+from ._errors import TaskLost as TaskLost
+from ._errors import TaskTimeout as TaskTimeout
+from ._errors import Unsupported as Unsupported
+from ._flags import Namespace as Namespace
+from ._flags import Share as Share
+from ._status import Status as Status
+from ._task import Task as Task
+from ._task import wait_all as wait_all
+from ._task import wait_any as wait_any
+from ._version import __version__ as __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import lowlevel as lowlevel
+    from ._explain import Explanation as Explanation
+    from ._explain import explain as explain
+    from ._popen import Popen as Popen
+    from ._popen import run as run
+
+_LATE = {
+    "Explanation": "_explain",
+    "Popen": "_popen",
+    "explain": "_explain",
+    "lowlevel": "lowlevel",
+    "run": "_popen",
+}
+
+__all__ = [
+    "Cancelled",
+    "CloneError",
+    "Context",
+    "ContextError",
+    "Explanation",
+    "Namespace",
+    "Popen",
+    "ResultError",
+    "Share",
+    "Status",
+    "SyscloneError",
+    "SyscloneWarning",
+    "Task",
+    "TaskExited",
+    "TaskFailed",
+    "TaskKilled",
+    "TaskLost",
+    "TaskTimeout",
+    "Unsupported",
+    "__version__",
+    "call",
+    "explain",
+    "lowlevel",
+    "run",
+    "start",
+    "wait_all",
+    "wait_any",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(f".{_LATE[name]}", __name__)
+    value = module if name == _LATE[name] else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LATE])

@@ -1,0 +1,127 @@
+"""Context, which is a description with verbs, and the verbs that take the usual one."""
+
+from __future__ import annotations
+
+import signal
+
+from . import _call
+from ._context import Description
+from ._flags import Share
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+    from typing import Any, ParamSpec, Self, TypeVar
+
+    from ._task import Task
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
+
+class Context(Description):
+    """What a new task shares, what is new, whose child it is, which signal it leaves with, its stack, cgroup and limits.
+
+    Plain data: immutable, compared by value, made at no cost. `Context()` shares nothing, as fork. With Share.VM its
+    functions run in light processes, which see and change the caller's memory; without, in copied ones, whose results
+    come back by pickle.
+
+    Args:
+        share: what is the caller's own: VM (memory), FILES (file table), FS (cwd, root, umask), SIGHAND (signal handlers),
+            SYSVSEM (semaphore undo lists), IO (I/O context), THREAD (the thread group: the same pid).
+        new: namespaces to make: USER, MOUNT, PID, NET, UTS, IPC, CGROUP, TIME.
+        parent: "caller", or "sibling" for a child of the caller's parent (CLONE_PARENT).
+        exit_signal: the signal its parent gets at its end, 0 to 64; None is SIGCHLD, and 0 for siblings and threads. A
+            sibling with a signal needs the old call, which takes the signal and ignores it.
+        stack_bytes: the stack the function must have, 16 KiB to 64 TiB; None is what the borrowed thread has.
+        tid: the process id to have, or ids, innermost pid namespace first (set_tid; Linux 5.5, CAP_CHECKPOINT_RESTORE).
+        cgroup: a cgroup's directory, as a path or a borrowed fd: born there in version 2 (Linux 5.7), moved there else.
+        clear_signal_handlers: start with default handlers (CLONE_CLEAR_SIGHAND); None: light processes with handlers of
+            their own do, so that the creator's never run in its memory under another pid.
+        ptrace, untraced: CLONE_PTRACE, CLONE_UNTRACED.
+        suspend_caller: CLONE_VFORK: the calling thread sleeps in the kernel until the child ends.
+        timeout: seconds until the function or program is ended; None for no limit.
+
+    Raises:
+        ContextError: the kernel would refuse the combination, or a value is out of range; `field` names it.
+
+    See clone(2).
+    """
+
+    __slots__ = ()
+
+    def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run fn(*args, **kwargs) in a task of this context, and give what it returns.
+
+        Returns:
+            With Share.VM the very object; otherwise a copy of it, by pickle.
+
+        Raises:
+            CloneError: the kernel refused the task.
+            TaskExited, TaskKilled, TaskLost: it ended without returning or raising.
+            TaskTimeout: it was not done in time.
+            ResultError: a copied process's result cannot be pickled.
+            BaseException: what fn raised; from a copied process with its traceback there as the cause.
+        """
+        return _call.call(self, fn, *args, **kwargs)
+
+    def start(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task:
+        """Run fn(*args, **kwargs) in a task of this context, and do not wait.
+
+        Returns:
+            A Task, whose result() gives and raises as call() does.
+
+        Raises:
+            CloneError: the kernel refused the task.
+        """
+        return _call.start(self, fn, *args, **kwargs)
+
+    def run(self, args: Any, **keywords: Any) -> subprocess.CompletedProcess[Any]:
+        """Run a program in this context: `sysclone.run(args, context=self, …)`."""
+        from ._popen import run
+
+        return run(args, context=self, **keywords)
+
+    @classmethod
+    def light(cls) -> Self:
+        """A light process: memory is shared, nothing else. What `sysclone.call` and `start` use."""
+        return cls(share=Share.VM)
+
+    @classmethod
+    def fork(cls) -> Self:
+        """fork(2): nothing is shared."""
+        return cls()
+
+    @classmethod
+    def vfork(cls) -> Self:
+        """vfork(2): memory is shared and the calling thread sleeps until the child ends."""
+        return cls(share=Share.VM, suspend_caller=True)
+
+    @classmethod
+    def thread(cls) -> Self:
+        """glibc's (NPTL's) pthread_create: everything is shared, the pid too."""
+        everything = Share.VM | Share.FS | Share.FILES | Share.SIGHAND | Share.THREAD | Share.SYSVSEM
+        return cls(share=everything)
+
+    @classmethod
+    def linuxthreads(cls) -> Self:
+        """LinuxThreads, glibc's threads before 2003: as much as a process may share; each thread has its own pid."""
+        return cls(share=Share.VM | Share.FS | Share.FILES | Share.SIGHAND, exit_signal=int(signal.SIGCHLD))
+
+
+_LIGHT = Context.light()
+
+
+def call(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run fn(*args, **kwargs) in a light process, and give what it returns: the same object, no pickling.
+
+    The function has a pid, a file table, a cwd and signal handlers of its own, and the caller's memory. A light process
+    is no security boundary: it shares memory. See Context.call for what is raised.
+    """
+    return _call.call(_LIGHT, fn, *args, **kwargs)
+
+
+def start(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task:
+    """Run fn(*args, **kwargs) in a light process, and do not wait: gives a Task."""
+    return _call.start(_LIGHT, fn, *args, **kwargs)

@@ -1,0 +1,334 @@
+"""call and start: a function in a task of its own.
+
+With memory shared, a light process (light.c tells how); without, a copied one (copied.c). Which of the ways to copy is
+taken stands in `_way`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+
+from . import _core
+from ._cgroup import CgroupDirectory
+from ._context import Description
+from ._errors import Cancelled, CloneError, SyscloneWarning, TaskTimeout, Unsupported
+from ._flags import Share
+from ._result import RAISED, UNPICKLABLE, ResultPage
+from ._status import Status
+from ._task import _STOP_CANCEL, STOP_PATIENCE, CopiedTask, LightTask, Task, failure, reap_abandoned
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final, ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
+_FORK: Final = 0
+_FORK_THEN_CLONE: Final = 1
+_RAW: Final = 2
+
+# What a libc fork has copied already: only a raw clone shares these with the caller itself.
+_RAW_ONLY: Final = Share.FILES | Share.FS | Share.IO | Share.SYSVSEM
+
+
+# --- what the C core asks of Python
+
+
+def _clone_failed(plan: _core.Plan, errno: int, step: str) -> CloneError:
+    return CloneError(errno, step=_step_name(plan, step))
+
+
+def _step_name(plan: _core.Plan, step: str) -> str:
+    from ._flags import format_flags
+
+    if step != "clone":
+        return step
+    return f"clone3({format_flags(plan.flags, plan.exit_signal).replace('CLONE_', '')})"
+
+
+def _ended(plan: _core.Plan, outcome: tuple[Any, ...]) -> BaseException:
+    pid, _end, wait_status, exit_code, stop, stop_signal, value, frames, _threads = outcome
+    status = (
+        Status.unknown("another reaped it, or SIGCHLD is ignored")
+        if wait_status is None
+        else Status.from_wait(wait_status)
+    )
+    exception: BaseException
+    if stop_signal:
+        exception = failure(pid, status if status.signal == stop_signal else Status(signal=stop_signal))
+    elif stop == 1:
+        exception = Cancelled(f"the function in process {pid} was cancelled")
+    elif stop == 2:
+        exception = TaskTimeout(pid=pid, seconds=max(plan.timeout_ns, 0) / 1e9, still_running=False)
+    elif isinstance(value, SystemExit):
+        exception = failure(pid, Status(exit_code=exit_code))
+    else:
+        exception = failure(pid, status)
+    if isinstance(value, BaseException):
+        exception.__cause__ = value
+    if frames:
+        exception.add_note(_dead_traceback(frames))
+    return exception
+
+
+def _dead_traceback(frames: list[tuple[Any, int]]) -> str:
+    lines = ["The function was last seen at (most recent call last):"]
+    for code, line in reversed(frames):
+        if line > 0:
+            lines.append(f'  File "{code.co_filename}", line {line}, in {code.co_qualname}')
+    return "\n".join(lines)
+
+
+def _absorb() -> None:
+    """Does nothing: an asynchronous exception strikes here rather than in somebody's code."""
+
+
+def _shield() -> tuple[str | None, ...]:
+    """The standard library's code that takes locks which the whole program shares: files, each with a name or None."""
+    library = os.path.dirname(os.__file__)
+    whole = (
+        "threading.py",
+        "queue.py",
+        "_weakrefset.py",
+        "concurrent/futures/_base.py",
+        "concurrent/futures/thread.py",
+    )
+    logging = (
+        "acquire",
+        "release",
+        "handle",
+        "flush",
+        "close",
+        "_acquireLock",
+        "_releaseLock",
+        "isEnabledFor",
+        "getLogger",
+    )
+    pairs: list[tuple[str, str | None]] = [(os.path.join(library, name), None) for name in whole]
+    pairs += [(os.path.join(library, "logging/__init__.py"), name) for name in logging]
+    pairs += [
+        ("<frozen importlib._bootstrap>", None),
+        ("<frozen importlib._bootstrap_external>", None),
+        (__file__, None),
+    ]
+    return tuple(part for pair in pairs for part in pair)
+
+
+_core.hooks(Cancelled, _clone_failed, _ended, _absorb, _shield())
+os.register_at_fork(after_in_child=_core.pool_after_fork)
+atexit.register(_core.pool_drain)
+_UNSUPPORTED: Final = _core.unsupported()
+
+
+# --- the verbs
+
+
+def call(context: Description, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run fn in a task as context says, and give what it returns."""
+    if Share.VM not in context.share:
+        copied: R = _copied_result(context, start_copied(context, fn, args, kwargs))
+        return copied
+    if context.cgroup is not None or context.timeout is not None:
+        timed: R = _timed_result(context, start_light(context, fn, args, kwargs))
+        return timed
+    if _UNSUPPORTED:
+        raise Unsupported("light processes", reason=_UNSUPPORTED)
+    result: R = _core.light_call(context.plan("light"), fn, *args, **kwargs)
+    return result
+
+
+def start(context: Description, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task:
+    """Run fn in a task as context says, and do not wait for it."""
+    if Share.VM in context.share:
+        return start_light(context, fn, args, kwargs)
+    return start_copied(context, fn, args, kwargs)
+
+
+def _timed_result(context: Description, task: LightTask) -> Any:
+    # The parked helper keeps the time; this wait only bounds how long an unstoppable function is waited for.
+    patience = None if context.timeout is None else context.timeout + STOP_PATIENCE
+    try:
+        if task._job.wait(patience):
+            return task._job.result()
+    except BaseException:
+        task._job.stop(_STOP_CANCEL)
+        raise
+    raise TaskTimeout(pid=task.pid, seconds=context.timeout or 0.0, still_running=True)
+
+
+def _copied_result(context: Description, task: CopiedTask) -> Any:
+    try:
+        return task.result()
+    except BaseException:
+        if not task.done():
+            task.cancel()
+            task.wait()
+        raise
+    finally:
+        task.close()
+
+
+def start_light(
+    context: Description, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> LightTask:
+    """A light process on a helper thread."""
+    if _UNSUPPORTED:
+        raise Unsupported("light processes", reason=_UNSUPPORTED)
+    what = getattr(fn, "__qualname__", type(fn).__name__)
+    is_thread = Share.THREAD in context.share
+    if context.cgroup is None:
+        job = _core.start(context.plan("light"), fn, *args, **kwargs)
+        return LightTask(job, what, is_thread)
+    with CgroupDirectory(context.cgroup) as cgroup:
+        if cgroup.can_be_born_in and context.call_name == "clone3":
+            return LightTask(_core.start(context.plan("light", cgroup=cgroup.fd), fn, *args, **kwargs), what, is_thread)
+        moved = CgroupDirectory(os.dup(cgroup.fd))
+
+    def in_cgroup() -> Any:
+        try:
+            moved.enter()
+        finally:
+            os.close(moved.fd)
+        return fn(*args, **kwargs)
+
+    return LightTask(_core.start(context.plan("light"), in_cgroup), what, is_thread)
+
+
+# --- copied processes
+
+
+def other_threads() -> int:
+    """How many threads, or processes that share this memory, could hold a lock at the moment of a clone.
+
+    Idle helpers of this library do not count: they wait in the kernel and hold nothing.
+    """
+    if _core.single_threaded():
+        return 0
+    idle, _busy = _core.pool_info()
+    return max(0, len(os.listdir("/proc/self/task")) - 1 - idle) or _sharers_beside(idle)
+
+
+def _sharers_beside(idle: int) -> int:
+    return 0 if idle else 1
+
+
+def _way(context: Description) -> int:
+    plain = not context.flags and context.signal == 17 and not context.tid and context.cgroup is None
+    if plain and not context.clear_signal_handlers:
+        return _FORK
+    raw_only = context.share & _RAW_ONLY or context.suspend_caller or context.signal not in (0, 17) or context.ptrace
+    threads = other_threads()
+    if not raw_only and context.parent == "caller" and context.signal == 17 and threads:
+        return _FORK_THEN_CLONE
+    if threads:
+        import warnings
+
+        warnings.warn(
+            f"{context} needs a raw clone, and this program has {threads} other thread{'s' * (threads > 1)}: "
+            "one of them may hold a lock of libc's, which the child would wait for for ever. "
+            "Share memory (Share.VM), or start it before the threads.",
+            SyscloneWarning,
+            stacklevel=5,
+        )
+    return _RAW
+
+
+def start_copied(
+    context: Description, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> CopiedTask:
+    """A function in a copy of the memory, as after fork."""
+    reap_abandoned()
+    way = _way(context)
+    _flush()
+    page = ResultPage()
+    try:
+        if context.cgroup is None:
+            pid, pidfd = _copy(context, way, page, -1)
+            enter = None
+        else:
+            with CgroupDirectory(context.cgroup) as cgroup:
+                born = cgroup.can_be_born_in and context.call_name == "clone3"
+                pid, pidfd = _copy(context, way, page, cgroup.fd if born else -1)
+                enter = None if born or pid else cgroup.enter
+                if pid == 0:
+                    _child_main(context, fn, args, kwargs, page, enter)
+        if pid == 0:
+            _child_main(context, fn, args, kwargs, page, enter)
+    except BaseException:
+        page.close()
+        raise
+    return CopiedTask(
+        pid, pidfd, page, getattr(fn, "__qualname__", type(fn).__name__), context.parent == "caller", context.timeout
+    )
+
+
+def _copy(context: Description, way: int, page: ResultPage, cgroup: int) -> tuple[int, int]:
+    plan = context.plan("copied", cgroup=cgroup)
+    try:
+        return _core.copied(plan, way, page.map)
+    except OSError as e:
+        raise CloneError(e.errno or 0, step="fork()" if way == _FORK else _step_name(plan, "clone")) from None
+
+
+def _child_main(
+    context: Description,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    page: ResultPage,
+    enter: Callable[[], None] | None,
+) -> None:
+    code = 1
+    try:
+        if context.timeout is not None:
+            _core.kill_self_after(int(context.timeout * 1e9))
+        code = _run_and_report(fn, args, kwargs, page, enter)
+        _flush()
+    finally:
+        os._exit(code)
+
+
+def _run_and_report(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    page: ResultPage,
+    enter: Callable[[], None] | None,
+) -> int:
+    try:
+        if enter is not None:
+            enter()
+        value = fn(*args, **kwargs)
+    except SystemExit as e:
+        return _exit_code(e)
+    except BaseException as e:
+        page.write_exception(e)
+        return 1
+    page.write_value(value)
+    if page.kind() in (RAISED, UNPICKLABLE):
+        return 1
+    threading = sys.modules.get("threading")
+    if threading is not None:
+        threading._shutdown()
+    return 0
+
+
+def _exit_code(e: SystemExit) -> int:
+    if e.code is None:
+        return 0
+    if isinstance(e.code, int):
+        return e.code & 0xFF
+    print(e.code, file=sys.stderr)
+    return 1
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError, OSError):
+            pass

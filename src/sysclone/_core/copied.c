@@ -1,0 +1,149 @@
+/* Copied processes: Python goes on in a copy of the memory, as after os.fork, with every other switch free.
+
+   1. Another thread may hold a lock of libc's (malloc's, above all) at the moment of a raw clone, and nobody in the
+      child would ever let go of it. libc's fork takes those locks first. So where fork's own flags are all that is
+      asked, libc's fork makes the child (SC_FORK).
+   2. With namespaces and the rest, in a program with threads: libc's fork, and then, in its child, which has one
+      thread, clone3 with CLONE_PARENT: the result is the caller's own child (SC_FORK_THEN_CLONE).
+   3. Only a raw clone shares the file table, cwd, I/O context or undo lists with the caller itself, or leaves with
+      another signal (SC_RAW).
+   4. A pid that was opened after the fact may be another's: the child could have ended and been reaped by a stranger.
+      The child waits at a gate in shared memory until its creator has opened its pidfd. CLONE_PIDFD needs no gate.
+   5. libc keeps the thread's id: the child of a raw clone sets it as libc's fork does, at the address libc told the
+      kernel (CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID at PR_GET_TID_ADDRESS). */
+#include "core.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum sc_way { SC_FORK = 0, SC_FORK_THEN_CLONE = 1, SC_RAW = 2 };
+
+#define SC_GATE_PATIENCE_S 10
+
+/* At the start of the shared page. */
+typedef struct {
+    int gate; /* 0 shut, 1 open */
+    int pid;  /* of the child made by an intermediate, or -errno */
+} sc_page;
+
+static long
+sc_clone_raw_copy(const sc_plan *plan, uint64_t more, int *pidfd)
+{
+    int *tid_address = NULL;
+    sc_raw5(SYS_prctl, PR_GET_TID_ADDRESS, &tid_address, 0, 0, 0);
+    if (tid_address) more |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+    sc_clone_request request = {
+        .plan = &plan->clone,
+        .more_flags = more | (plan->clear_handlers ? CLONE_CLEAR_SIGHAND : 0),
+        .pidfd = pidfd,
+        .child_tid = tid_address,
+    };
+    long pid = sc_clone(&request, NULL, NULL);
+    if (pid == 0 && plan->clear_handlers && !request.cleared_handlers) sc_signals_clear_handlers();
+    return pid;
+}
+
+/* In the intermediate: it makes the child, tells its pid, and is gone. Returns in the child alone. */
+static void
+sc_clone_on_behalf(const sc_plan *plan, sc_page *page)
+{
+    sc_plan sibling = *plan;
+    sibling.clone.flags |= CLONE_PARENT;
+    sibling.clone.exit_signal = 0;
+    long pid = sc_clone_raw_copy(&sibling, 0, NULL);
+    if (pid == 0) return;
+    page->pid = (int)pid;
+    sc_raw1(SYS_exit_group, 0);
+}
+
+static long
+sc_fork(const sc_plan *plan, enum sc_way way, sc_page *page)
+{
+    long pid = fork();
+    if (pid < 0) return -errno;
+    if (pid == 0) {
+        if (way == SC_FORK_THEN_CLONE) sc_clone_on_behalf(plan, page);
+        return 0;
+    }
+    if (way == SC_FORK) return pid;
+    int status;
+    while (sc_raw4(SYS_wait4, pid, &status, __WALL, 0) == -EINTR) {
+    }
+    return page->pid ? page->pid : -ECHILD;
+}
+
+static void
+sc_wait_at_gate(sc_page *page)
+{
+    struct timespec patience = {.tv_sec = SC_GATE_PATIENCE_S};
+    while (!__atomic_load_n(&page->gate, __ATOMIC_ACQUIRE))
+        if (sc_raw6(SYS_futex, &page->gate, FUTEX_WAIT, 0, &patience, 0, 0) == -ETIMEDOUT) break;
+}
+
+/* copied(plan, way, page) -> (pid, pidfd) in the creator, (0, -1) in the child. page is a writable buffer in memory that
+   stays shared, zeroed, of 8 bytes or more. The pidfd is the caller's; negative errno when there is none. */
+PyObject *
+sc_copied(PyObject *module, PyObject *args)
+{
+    sc_state *state = sc_get_state(module);
+    PyObject *plan_object;
+    int way;
+    Py_buffer buffer;
+    if (!PyArg_ParseTuple(args, "O!iw*:copied", state->plan_type, &plan_object, &way, &buffer)) return NULL;
+    const sc_plan *plan = (sc_plan *)plan_object;
+    sc_page *page = buffer.buf;
+    int pidfd = -1;
+    PyOS_BeforeFork();
+    long pid = way == SC_RAW ? sc_clone_raw_copy(plan, CLONE_PIDFD, &pidfd) : sc_fork(plan, (enum sc_way)way, page);
+    if (pid == 0) {
+        PyOS_AfterFork_Child();
+        if (way != SC_RAW) sc_wait_at_gate(page);
+        PyBuffer_Release(&buffer);
+        return Py_BuildValue("ii", 0, -1);
+    }
+    if (pid > 0 && pidfd < 0) pidfd = (int)sc_raw2(SYS_pidfd_open, pid, 0);
+    if (pid > 0 && pidfd < 0) {
+        /* The file table is full. Behind its gate the child has done nothing yet, and is ours by its number. */
+        sc_raw2(SYS_kill, pid, SIGKILL);
+        while (sc_raw4(SYS_wait4, pid, 0, __WALL, 0) == -EINTR) {
+        }
+        pid = pidfd;
+    }
+    __atomic_store_n(&page->gate, 1, __ATOMIC_RELEASE);
+    sc_raw6(SYS_futex, &page->gate, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
+    PyOS_AfterFork_Parent();
+    PyBuffer_Release(&buffer);
+    if (pid < 0) return sc_oserror(pid);
+    return Py_BuildValue("li", pid, pidfd);
+}
+
+/* single_threaded() -> whether this process has one thread and shares its memory with nobody. */
+PyObject *
+sc_single_threaded(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    /* unshare(CLONE_VM) does nothing where that is so, and is EINVAL where it is not. */
+    return PyBool_FromLong(sc_raw1(SYS_unshare, CLONE_VM) == 0);
+}
+
+/* kill_self_after(ns): a timer of the kernel's that sends SIGKILL to this process. Gone at exec, not inherited by fork. */
+PyObject *
+sc_kill_self_after(PyObject *module, PyObject *args)
+{
+    (void)module;
+    long long ns;
+    if (!PyArg_ParseTuple(args, "L:kill_self_after", &ns)) return NULL;
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
+    int id = 0;
+    long answer = sc_raw3(SYS_timer_create, CLOCK_MONOTONIC, &event, &id);
+    struct itimerspec when = {.it_value = {.tv_sec = ns / SC_NANOSECONDS, .tv_nsec = ns % SC_NANOSECONDS}};
+    if (answer == 0) answer = sc_raw4(SYS_timer_settime, id, 0, &when, 0);
+    if (answer < 0) return sc_oserror(answer);
+    Py_RETURN_NONE;
+}

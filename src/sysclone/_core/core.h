@@ -1,0 +1,207 @@
+/* What the files of the extension share: one header, one subject a file, prototypes in the order of the files. */
+#ifndef SC_CORE_H
+#define SC_CORE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+#include <sys/resource.h>
+
+#include "arch.h"
+
+#define SC_SIGSET_BYTES 8
+/* Every signal but libc's own two, 32 and 33: a set*id call in another thread waits for each thread to answer 33. */
+#define SC_ALL_SIGNALS (~(3ULL << 31))
+/* Linux 3.x's struct siginfo is 128 bytes; waitid and sigtimedwait write no more. */
+#define SC_NANOSECONDS 1000000000LL
+
+#ifndef __WALL
+#define __WALL 0x40000000
+#endif
+
+/* The module's Python side, handed in once by hooks(): C raises nothing of its own but OSError. */
+typedef struct {
+    PyObject *cancelled;    /* the exception type raised in a function that is to stop */
+    PyObject *clone_failed; /* (plan, errno, step) -> exception */
+    PyObject *ended;        /* (plan, outcome) -> exception, for a function that neither returned nor raised */
+    PyObject *shield;       /* files and names of code that is not to be interrupted: it keeps locks that all share */
+    PyObject *absorb;       /* an empty Python function: running it lets a pending asynchronous exception strike there */
+    PyTypeObject *plan_type;
+    PyTypeObject *job_type;
+} sc_state;
+
+extern struct PyModuleDef sc_module;
+
+static inline sc_state *
+sc_get_state(PyObject *module)
+{
+    return (sc_state *)PyModule_GetState(module);
+}
+
+/* --- errors.c */
+PyObject *sc_oserror(long minus_errno);
+
+/* --- clone.c: which call, with which size of struct */
+typedef struct {
+    uint64_t flags; /* without the exit signal */
+    int exit_signal;
+    bool old_call; /* clone, not clone3: CLONE_PARENT with a signal */
+    int cgroup;    /* borrowed fd, or -1 */
+    int tid_count;
+    pid_t tids[32];
+} sc_clone_plan;
+
+typedef struct {
+    const sc_clone_plan *plan;
+    uint64_t more_flags; /* bookkeeping: CHILD_CLEARTID, PIDFD, … */
+    int *pidfd, *parent_tid, *child_tid;
+    uintptr_t stack_low, stack_bytes; /* 0: this very stack (memory copied) */
+    uintptr_t tls;
+    bool cleared_handlers; /* out: the kernel did CLEAR_SIGHAND; otherwise the child must */
+    bool has_pidfd;        /* out: the kernel knew CLONE_PIDFD */
+} sc_clone_request;
+
+long sc_clone(sc_clone_request *request, sc_entry entry, void *argument);
+
+/* --- signals.c: a child's handlers and mask, by raw calls */
+void sc_signals_block(uint64_t *old);
+void sc_signals_set(const uint64_t *mask);
+void sc_signals_clear_handlers(void);
+void sc_signals_die(int sig);
+
+/* --- tstate.c: what a thread state holds of the frames that run on it, version by version */
+typedef struct {
+    PyThreadState *ts;
+    void *cframe, *frame, *exc_info, *exc_value, *context;
+    void *datastack_chunk, *datastack_top, *datastack_limit;
+    void *trash_later, *executor, *stack_refs;
+    int use_tracing, recursion, c_recursion, headroom, tracing, trash_nesting, gilstate_counter;
+} sc_tstate;
+
+void sc_tstate_save(sc_tstate *saved, PyThreadState *ts);
+void sc_tstate_restore(const sc_tstate *saved);
+bool sc_is_main_thread(void);
+bool sc_tstate_attached(PyThreadState *ts);
+bool sc_tstate_poke(PyThreadState *ts, PyObject *exception);
+bool sc_tstate_is_shielded(const sc_tstate *saved, PyObject *shield);
+bool sc_tstate_is_poked(PyThreadState *ts, PyObject *exception);
+PyObject *sc_tstate_dead_frames(const sc_tstate *saved);
+const char *sc_tstate_unsupported(void);
+
+/* --- plan.c: a compiled Context */
+typedef struct {
+    PyObject_HEAD
+    sc_clone_plan clone;
+    uint64_t stack_bytes; /* 0: what the thread has */
+    int64_t timeout_ns;   /* -1: none */
+    bool clear_handlers;
+} sc_plan;
+
+extern PyType_Spec sc_plan_spec;
+
+/* --- light.c: a function in a task that borrows a parked thread */
+enum sc_end { SC_DIED = 0, SC_RETURNED = 1, SC_RAISED = 2 };
+enum sc_stop { SC_GO_ON = 0, SC_STOP_CANCEL = 1, SC_STOP_TIMEOUT = 2, SC_STOP_SIGNAL = 3 };
+
+typedef struct sc_light {
+    const sc_plan *plan;
+    PyObject *fn, *kwnames;       /* borrowed, as are the arguments: a vectorcall's */
+    PyObject *const *args;
+    Py_ssize_t nargs;
+    PyObject *cancelled;          /* borrowed: the type to raise */
+    PyObject *shield;             /* borrowed: a tuple of files and names of code not to be interrupted */
+    PyThreadState *ts;
+    sc_tstate saved;
+    bool attach;      /* the child takes and drops the GIL itself: its parked thread is outside */
+    bool main_thread; /* the parked thread is Python's main one: SIGINT is the function's */
+    bool own_group;   /* not CLONE_THREAD */
+    bool want_pidfd;
+    uint64_t mask; /* the child's */
+    pid_t creator;
+    sc_clone_request request;
+    /* Shared words. attention: -1 running; each request to look takes one off; the kernel writes 0 at exit. */
+    int attention;
+    int stop;        /* enum sc_stop, set once */
+    int stop_signal; /* the signal that asked, for SC_STOP_SIGNAL */
+    int pokes;       /* references to cancelled that the thread state was given */
+    int ending;      /* set before event_fd is read for the last time */
+    int event_fd;    /* an eventfd to write to at the end, or -1 */
+    int started;     /* 1 when clone has returned in the parked thread, or failed */
+    /* What came of it. */
+    long pid; /* or -errno */
+    int pidfd, parent_tid;
+    enum sc_end end;
+    PyObject *value; /* owned: the value or the exception */
+    int exit_code;
+    bool threads_left;
+    bool status_known;
+    int status; /* a wait status */
+    struct rusage usage;
+    PyObject *frames; /* owned: where a dead function was */
+} sc_light;
+
+void sc_light_run(sc_light *light);
+void sc_light_settle(sc_light *light, PyObject *absorb);
+void sc_light_request_stop(sc_light *light, enum sc_stop why);
+PyObject *sc_light_outcome(sc_light *light);
+PyObject *sc_light_answer(sc_light *light, sc_state *state);
+PyObject *sc_clone_failed(sc_state *state, PyObject *plan, long minus_errno, const char *step);
+PyObject *sc_raised(void);
+bool sc_light_has_room(const sc_plan *plan);
+uintptr_t sc_stack_low(void);
+
+PyObject *sc_light_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+
+/* --- stop.c: stopping a child that may hold or await the GIL, from its parked thread, by raw calls alone */
+typedef struct {
+    char call[160];   /* /proc/PID/syscall at the last look: the number, the arguments, stack and instruction pointer */
+    char frozen[160]; /* the same when it was last frozen, unless in restart_syscall */
+    long switches;    /* voluntary ones at the last look, -1 for none */
+    bool told;        /* the exception was set at least once */
+} sc_sight;
+
+bool sc_stop_try(sc_light *light, sc_sight *sight);
+
+/* --- pool.c: parked helper threads for start() */
+extern PyType_Spec sc_job_spec;
+PyObject *sc_start(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *sc_pool_info(PyObject *module, PyObject *unused);
+PyObject *sc_pool_after_fork(PyObject *module, PyObject *unused);
+PyObject *sc_pool_drain(PyObject *module, PyObject *unused);
+void sc_pool_begin(void);
+
+/* --- reap.c: light processes whose threads outlive their function */
+void sc_reap_later(int pidfd);
+void sc_reap_ended(void);
+PyObject *sc_reap_pending(PyObject *module, PyObject *unused);
+
+/* --- copied.c: memory copied */
+PyObject *sc_copied(PyObject *module, PyObject *args);
+PyObject *sc_kill_self_after(PyObject *module, PyObject *args);
+PyObject *sc_single_threaded(PyObject *module, PyObject *unused);
+
+/* --- spawn.c: programs */
+PyObject *sc_spawn(PyObject *module, PyObject *args);
+
+/* --- rawclone.c */
+PyObject *sc_lowlevel_clone3(PyObject *module, PyObject *args);
+PyObject *sc_lowlevel_clone(PyObject *module, PyObject *args);
+PyObject *sc_probe_clone3(PyObject *module, PyObject *args);
+PyObject *sc_probe_clone(PyObject *module, PyObject *args);
+int sc_entry_exit(void *status);
+
+/* --- namespace.c kcmp.c futex.c pidfd.c wait.c */
+PyObject *sc_unshare(PyObject *module, PyObject *args);
+PyObject *sc_setns(PyObject *module, PyObject *args);
+PyObject *sc_kcmp(PyObject *module, PyObject *args);
+PyObject *sc_futex_wait(PyObject *module, PyObject *args);
+PyObject *sc_futex_wake(PyObject *module, PyObject *args);
+PyObject *sc_gettid(PyObject *module, PyObject *unused);
+PyObject *sc_pidfd_open(PyObject *module, PyObject *args);
+PyObject *sc_pidfd_send_signal(PyObject *module, PyObject *args);
+PyObject *sc_pidfd_getfd(PyObject *module, PyObject *args);
+PyObject *sc_pidfd_info(PyObject *module, PyObject *args);
+PyObject *sc_waitid(PyObject *module, PyObject *args);
+PyObject *sc_rusage_tuple(const struct rusage *usage);
+
+#endif

@@ -1,0 +1,25 @@
+/* A light process started on a helper thread: what the helper and the Python object share. */
+#ifndef SC_JOB_H
+#define SC_JOB_H
+
+#include "core.h"
+
+enum sc_job_state { SC_RUNNING = 0, SC_DONE = 1, SC_ORPHANED = 2 };
+
+/* Owned by two: the Python object, and the helper while it runs. The last to let go frees it (state tells who). */
+typedef struct sc_run {
+    sc_light light;
+    sc_state *module_state;
+    PyObject *plan, *fn, *kwnames; /* owned */
+    PyObject **args;               /* owned, with nargs + keywords entries */
+    Py_ssize_t total;
+    int state;
+    unsigned generation; /* of forks: a run of before a fork has no helper in the forked child */
+} sc_run;
+
+/* pool.c */
+int sc_pool_submit(sc_run *run, size_t stack_bytes);
+unsigned sc_pool_generation(void);
+void sc_run_free(sc_run *run);
+
+#endif

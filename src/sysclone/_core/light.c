@@ -1,0 +1,394 @@
+/* A light process: a Python function in a task of its own that shares its creator's memory.
+
+   A task made with CLONE_VM and no thread library has no thread-local storage, so neither libc nor CPython can run in
+   it. So it borrows: the thread that calls clone parks, blocked in the kernel and touching nothing, until the child
+   has ended, and the child runs as that thread: its thread-local storage, its PyThreadState, its stack below the
+   parked frame. What follows from that, and what answers it:
+
+   1. The parked thread may not touch errno, malloc, or anything else in thread-local storage: raw calls alone.
+   2. It waits on the word that the kernel clears at the child's exit (CLONE_CHILD_CLEARTID), not by CLONE_VFORK, whose
+      sleep no signal or request interrupts. Whoever wants it to look changes the word and wakes it.
+   3. A signal for the parked thread would run a handler on storage that is in use: all are blocked while it waits,
+      except libc's own two, whose handlers are made for any moment.
+   4. The child must not return through the parked frames, nor end its thread group while other threads of it run: it
+      leaves by exit(2), from assembly.
+   5. A child that dies by itself leaves the thread state in the middle of its frames: tstate.c puts it back.
+   6. A child that outlived its creator would wait for ever for a GIL whose holder is gone: PR_SET_PDEATHSIG, which is
+      sent when the creating *thread* ends; that thread is parked, so it ends with the process alone.
+   7. A child killed while it waits for the GIL can leave libc's condition variable waiting for it. So the signals that
+      end a process by default are caught in the child and become an exception there, and stop.c kills only where it
+      is seen to be safe. SIGKILL, and a fault of its own, strike as they always do. */
+#include "core.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+
+/* Between the parked frame and the child's stack: the parked thread's own calls, and a signal frame of libc's. */
+#define SC_PARKED_ROOM (64 * 1024)
+#define SC_LEAST_STACK (192 * 1024)
+/* From attempt to attempt. */
+#define SC_FIRST_PAUSE_NS 1000000LL
+#define SC_LONGEST_PAUSE_NS 64000000LL
+#define SC_SHIELD_TRIES 1000
+
+static __thread sc_light *sc_current;
+static __thread uintptr_t sc_stack_low_cached;
+
+/* The lowest address of this thread's stack, without its guard. */
+uintptr_t
+sc_stack_low(void)
+{
+    if (!sc_stack_low_cached) {
+        pthread_attr_t attr;
+        void *low = NULL;
+        size_t size = 0, guard = 0;
+        if (pthread_getattr_np(pthread_self(), &attr) == 0) {
+            pthread_attr_getstack(&attr, &low, &size);
+            pthread_attr_getguardsize(&attr, &guard);
+            pthread_attr_destroy(&attr);
+        }
+        sc_stack_low_cached = (uintptr_t)low + guard + 4096;
+    }
+    return sc_stack_low_cached;
+}
+
+static int64_t
+sc_now_ns(void)
+{
+    struct timespec t;
+    sc_raw2(SYS_clock_gettime, CLOCK_MONOTONIC, &t);
+    return t.tv_sec * SC_NANOSECONDS + t.tv_nsec;
+}
+
+static void
+sc_call_attention(sc_light *l)
+{
+    int word = __atomic_load_n(&l->attention, __ATOMIC_SEQ_CST);
+    while (word && !__atomic_compare_exchange_n(&l->attention, &word, word - 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+    }
+    /* Not FUTEX_PRIVATE: the kernel's own wake at exit is not, and the two must meet. */
+    if (word) sc_raw6(SYS_futex, &l->attention, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
+}
+
+/* From any thread of the program, from the child's own signal handler, or from the parked thread: no locks, no GIL. */
+void
+sc_light_request_stop(sc_light *l, enum sc_stop why)
+{
+    int none = SC_GO_ON;
+    if (__atomic_compare_exchange_n(&l->stop, &none, (int)why, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+        sc_call_attention(l);
+}
+
+/* --- the child's side */
+
+/* Those that people, supervisors, timers and limits send; a system call each, in every light call. */
+static const int sc_ending_signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTERM, SIGXCPU};
+
+/* Runs in the child, on its borrowed storage; a thread that its function started has none of ours and lets it be. */
+static void
+sc_on_signal(int sig)
+{
+    sc_light *l = sc_current;
+    if (!l) return;
+    int kept = errno;
+    if (sig == SIGINT) {
+        /* On the main thread's identity the function is what Ctrl-C interrupts; elsewhere it is the main thread. */
+        if (l->main_thread) PyErr_SetInterruptEx(SIGINT);
+    } else {
+        int none = 0;
+        __atomic_compare_exchange_n(&l->stop_signal, &none, sig, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+        sc_light_request_stop(l, SC_STOP_SIGNAL);
+    }
+    errno = kept;
+}
+
+static void
+sc_catch_ending_signals(void)
+{
+    struct sigaction action = {.sa_handler = sc_on_signal}, old;
+    sigfillset(&action.sa_mask);
+    for (size_t i = 0; i < sizeof sc_ending_signals / sizeof *sc_ending_signals; i++) {
+        int sig = sc_ending_signals[i];
+        action.sa_flags = sig == SIGINT ? 0 : SA_RESTART;
+        sigaction(sig, &action, &old);
+        /* What the program ignores stays ignored. */
+        if (old.sa_handler == SIG_IGN) sigaction(sig, &old, NULL);
+    }
+}
+
+static int
+sc_exit_code(PyObject *exception)
+{
+    if (!PyErr_GivenExceptionMatches(exception, PyExc_SystemExit)) return 1;
+    PyObject *code = PyObject_GetAttrString(exception, "code");
+    int answer = 1;
+    if (code == Py_None) answer = 0;
+    else if (code && PyLong_Check(code)) answer = (int)(PyLong_AsLongLong(code) & 0xff);
+    Py_XDECREF(code);
+    PyErr_Clear();
+    return answer;
+}
+
+/* Takes the exception that is set, with its traceback. */
+PyObject *
+sc_raised(void)
+{
+#if PY_VERSION_HEX >= 0x030c0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback) PyException_SetTraceback(value, traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+#endif
+}
+
+static void
+sc_call_function(sc_light *l)
+{
+    PyObject *value = PyObject_Vectorcall(l->fn, l->args, (size_t)l->nargs, l->kwnames);
+    if (value) {
+        l->value = value;
+        l->exit_code = 0;
+        l->end = SC_RETURNED;
+    } else {
+        PyObject *exception = sc_raised();
+        l->exit_code = sc_exit_code(exception);
+        l->value = exception;
+        l->end = SC_RAISED;
+    }
+}
+
+static int
+sc_light_child(void *argument)
+{
+    sc_light *l = argument;
+    if (l->plan->clone.flags & CLONE_VFORK) {
+        /* The parked thread returns from clone only when all is over: the child announces itself. */
+        l->pid = l->parent_tid;
+        __atomic_store_n(&l->started, 1, __ATOMIC_SEQ_CST);
+        if (l->attach) sc_raw6(SYS_futex, &l->started, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
+    }
+    if (l->own_group && !(l->plan->clone.flags & CLONE_PARENT)) {
+        sc_raw5(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+        /* The creator may have died before the line above. In a new pid namespace it cannot be seen: 0. */
+        long parent = sc_raw0(SYS_getppid);
+        if (parent && parent != l->creator) return 1;
+    }
+    sc_current = l;
+    if (l->plan->clear_handlers) {
+        if (!l->request.cleared_handlers) sc_signals_clear_handlers();
+        sc_catch_ending_signals();
+    }
+    sc_signals_set(&l->mask);
+    if (l->attach) PyEval_RestoreThread(l->ts);
+    sc_call_function(l);
+    if (l->attach) PyEval_SaveThread();
+    sc_current = NULL;
+    /* Whatever came of the function: a signal that ends a process was sent, and the wait status tells of it. */
+    if (l->stop_signal) sc_signals_die(l->stop_signal);
+    /* EINVAL exactly when other threads of this group are alive; no effect otherwise. */
+    l->threads_left = l->own_group && sc_raw1(SYS_unshare, CLONE_THREAD) != 0;
+    return l->exit_code;
+}
+
+/* --- the parked thread's side */
+
+static void
+sc_park(sc_light *l)
+{
+    int64_t deadline = l->plan->timeout_ns >= 0 ? sc_now_ns() + l->plan->timeout_ns : -1;
+    int64_t try_at = -1, pause = SC_FIRST_PAUSE_NS;
+    int tries = 0;
+    sc_sight sight = {.switches = -1};
+    int word;
+    while ((word = __atomic_load_n(&l->attention, __ATOMIC_SEQ_CST))) {
+        int64_t wake_at = deadline;
+        if (__atomic_load_n(&l->stop, __ATOMIC_SEQ_CST)) {
+            int64_t now = sc_now_ns();
+            if (now >= try_at) {
+                bool clear = sc_stop_try(l, &sight);
+                if (++tries > (clear ? 3 : SC_SHIELD_TRIES) && pause < SC_LONGEST_PAUSE_NS) pause += pause / 2;
+                /* Off the beat of a function that loops through the shield. */
+                try_at = sc_now_ns() + pause + (clear ? 0 : tries * 7919 % 1000 * 1000);
+                continue;
+            }
+            wake_at = try_at;
+        } else if (deadline >= 0 && sc_now_ns() >= deadline) {
+            sc_light_request_stop(l, SC_STOP_TIMEOUT);
+            continue;
+        }
+        struct timespec at = {.tv_sec = wake_at / SC_NANOSECONDS, .tv_nsec = wake_at % SC_NANOSECONDS};
+        sc_raw6(SYS_futex, &l->attention, FUTEX_WAIT_BITSET, word, wake_at < 0 ? NULL : &at, 0, FUTEX_BITSET_MATCH_ANY);
+    }
+}
+
+static void
+sc_reap(sc_light *l)
+{
+    if (!l->own_group || (l->plan->clone.flags & CLONE_PARENT)) return;
+    if (l->threads_left) return;
+    long got;
+    do got = sc_raw4(SYS_wait4, l->pid, &l->status, __WALL, &l->usage);
+    while (got == -EINTR);
+    l->status_known = got == l->pid;
+}
+
+/* Clones, parks, reaps. The caller has set plan, function, ts, attach; with attach it holds no GIL, without it does. */
+__attribute__((noinline)) void
+sc_light_run(sc_light *l)
+{
+    const sc_clone_plan *plan = &l->plan->clone;
+    uint64_t old;
+    sc_signals_block(&old);
+    sc_light *outer = sc_current; /* in a light process: the one that this is */
+    if (!l->attach) l->mask = old;
+    l->own_group = !(plan->flags & CLONE_THREAD);
+    l->creator = (pid_t)sc_raw0(SYS_getpid);
+    l->attention = -1;
+    l->pidfd = -1;
+    uintptr_t top = ((uintptr_t)__builtin_frame_address(0) - SC_PARKED_ROOM) & ~(uintptr_t)15;
+    uintptr_t low = l->plan->stack_bytes ? top - l->plan->stack_bytes : sc_stack_low();
+    uint64_t more = CLONE_CHILD_CLEARTID;
+    if (l->want_pidfd && l->own_group) more |= CLONE_PIDFD;
+    if (l->plan->clear_handlers) more |= CLONE_CLEAR_SIGHAND;
+    if (plan->flags & CLONE_VFORK) more |= CLONE_PARENT_SETTID;
+    l->request = (sc_clone_request){
+        .plan = plan,
+        .more_flags = more,
+        .pidfd = &l->pidfd,
+        .parent_tid = &l->parent_tid,
+        .child_tid = &l->attention,
+        .stack_low = low,
+        .stack_bytes = top - low,
+        .tls = plan->flags & CLONE_SETTLS ? sc_arch_thread_pointer() : 0,
+    };
+    l->pid = sc_clone(&l->request, sc_light_child, l);
+    if (l->pid > 0 && l->want_pidfd && l->own_group && !l->request.has_pidfd)
+        l->pidfd = (int)sc_raw2(SYS_pidfd_open, l->pid, 0);
+    __atomic_store_n(&l->started, 1, __ATOMIC_SEQ_CST);
+    if (l->attach) sc_raw6(SYS_futex, &l->started, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
+    if (l->pid > 0) {
+        sc_park(l);
+        sc_reap(l);
+    }
+    sc_current = outer;
+    sc_signals_set(&old);
+}
+
+bool
+sc_light_has_room(const sc_plan *plan)
+{
+    uintptr_t here = (uintptr_t)__builtin_frame_address(0), low = sc_stack_low();
+    uintptr_t least = plan->stack_bytes > SC_LEAST_STACK ? plan->stack_bytes : SC_LEAST_STACK;
+    return here > low && here - low > least + SC_PARKED_ROOM + 8192;
+}
+
+/* With the GIL, on l->ts, when the child is gone. */
+void
+sc_light_settle(sc_light *l, PyObject *absorb)
+{
+    if (l->end == SC_DIED) {
+        l->frames = sc_tstate_dead_frames(&l->saved);
+        sc_tstate_restore(&l->saved);
+    }
+    for (int i = 0; i < l->pokes; i++) Py_INCREF(l->cancelled);
+    /* An exception that was set and not met would strike this thread in the middle of something else. */
+    while (l->pokes && sc_tstate_is_poked(l->ts, l->cancelled)) {
+        PyObject *answer = PyObject_CallNoArgs(absorb);
+        if (answer) Py_DECREF(answer);
+        else PyErr_Clear();
+    }
+    if (l->threads_left && l->pidfd < 0 && l->own_group && !(l->plan->clone.flags & CLONE_PARENT))
+        sc_reap_later((int)sc_raw2(SYS_pidfd_open, l->pid, 0));
+}
+
+/* (pid, end, status or None, exit code, stop, stop signal, value, frames, threads left) */
+PyObject *
+sc_light_outcome(sc_light *l)
+{
+    PyObject *status = l->status_known ? PyLong_FromLong(l->status) : Py_NewRef(Py_None);
+    return Py_BuildValue("liNiiiOOi", l->pid, (int)l->end, status, l->exit_code, l->stop, l->stop_signal,
+                         l->value ? l->value : Py_None, l->frames ? l->frames : Py_None, (int)l->threads_left);
+}
+
+/* What call() and result() give: the value, or NULL with the exception set. Borrows l->value. */
+PyObject *
+sc_light_answer(sc_light *l, sc_state *state)
+{
+    bool by_exit = l->end == SC_RAISED && PyErr_GivenExceptionMatches(l->value, PyExc_SystemExit);
+    bool by_stop = l->end == SC_RAISED && l->stop && PyErr_GivenExceptionMatches(l->value, l->cancelled);
+    if (l->end == SC_RETURNED && !l->stop_signal) return Py_NewRef(l->value);
+    if (l->end == SC_RAISED && !by_exit && !by_stop && !l->stop_signal) {
+        PyObject *traceback = PyException_GetTraceback(l->value);
+        PyErr_Restore(Py_NewRef(Py_TYPE(l->value)), Py_NewRef(l->value), traceback);
+        return NULL;
+    }
+    PyObject *outcome = sc_light_outcome(l);
+    PyObject *exception = outcome ? PyObject_CallFunctionObjArgs(state->ended, (PyObject *)l->plan, outcome, NULL) : NULL;
+    Py_XDECREF(outcome);
+    if (exception) {
+        PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
+        Py_DECREF(exception);
+    }
+    return NULL;
+}
+
+PyObject *
+sc_clone_failed(sc_state *state, PyObject *plan, long minus_errno, const char *step)
+{
+    PyObject *exception = PyObject_CallFunction(state->clone_failed, "Ols", plan, -minus_errno, step);
+    if (exception) {
+        PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
+        Py_DECREF(exception);
+    }
+    return NULL;
+}
+
+/* light_call(plan, fn, *args, **kwargs) -> what fn returns; raises what it raises. */
+PyObject *
+sc_light_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    sc_state *state = sc_get_state(module);
+    if (nargs < 2 || !PyObject_TypeCheck(args[0], state->plan_type)) {
+        PyErr_SetString(PyExc_TypeError, "light_call(plan, fn, *args, **kwargs)");
+        return NULL;
+    }
+    const sc_plan *plan = (sc_plan *)args[0];
+    sc_reap_ended();
+    if (!sc_light_has_room(plan)) {
+        PyObject *job = sc_start(module, args, nargs, kwnames);
+        PyObject *answer = job ? PyObject_CallMethod(job, "result", NULL) : NULL;
+        Py_XDECREF(job);
+        return answer;
+    }
+    sc_light l = {
+        .plan = plan,
+        .fn = args[1],
+        .args = args + 2,
+        .nargs = nargs - 2,
+        .kwnames = kwnames,
+        .cancelled = state->cancelled,
+        .shield = state->shield,
+        .ts = PyThreadState_Get(),
+        .main_thread = sc_is_main_thread(),
+    };
+    sc_tstate_save(&l.saved, l.ts);
+    sc_light_run(&l);
+    if (l.pid < 0) return sc_clone_failed(state, args[0], l.pid, "clone");
+    if (!sc_tstate_attached(l.ts)) PyEval_RestoreThread(l.ts);
+    if (l.end == SC_DIED || l.pokes || l.threads_left) sc_light_settle(&l, state->absorb);
+    PyObject *answer = sc_light_answer(&l, state);
+    Py_XDECREF(l.value);
+    Py_XDECREF(l.frames);
+    return answer;
+}

@@ -1,0 +1,260 @@
+/* Helper threads for start(): each waits for a run, clones its child, parks, reaps, and waits again.
+
+   A helper never needs the GIL while all goes well: the child takes and drops it on the helper's own thread state.
+   Only a child that died by itself, or was asked to stop, makes the helper go in and set its state to rights.
+
+   Idle helpers belong to the thread group that made them: a light process that starts tasks gets helpers of its own,
+   which end with their one run, since whoever's threads they are is the parent of the tasks they clone. */
+#include "job.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#define SC_MOST_IDLE 1024
+#define SC_LASTING_IDLE 8
+#define SC_LINGER_S 2
+#define SC_LEAST_HELPER_STACK (512 * 1024)
+
+typedef struct sc_helper {
+    struct sc_helper *next;
+    sc_run *run;
+    size_t stack_bytes;
+    PyInterpreterState *interp;
+    PyThreadState *ts;
+    int go; /* 0: wait */
+    pid_t group;
+    bool lasting;
+} sc_helper;
+
+static pthread_mutex_t sc_pool_lock = PTHREAD_MUTEX_INITIALIZER;
+static sc_helper *sc_idle;
+static int sc_idle_count, sc_busy_count;
+static unsigned sc_generation;
+static int sc_draining;
+static pid_t sc_main_group;
+
+void
+sc_pool_begin(void)
+{
+    sc_main_group = (pid_t)sc_raw0(SYS_getpid);
+}
+
+unsigned
+sc_pool_generation(void)
+{
+    return sc_generation;
+}
+
+static void
+sc_wake(int *word)
+{
+    sc_raw6(SYS_futex, word, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
+}
+
+void
+sc_run_free(sc_run *run)
+{
+    for (Py_ssize_t i = 0; i < run->total; i++) Py_DECREF(run->args[i]);
+    PyMem_Free(run->args);
+    Py_XDECREF(run->fn);
+    Py_XDECREF(run->plan);
+    Py_XDECREF(run->kwnames);
+    Py_XDECREF(run->light.value);
+    Py_XDECREF(run->light.frames);
+    if (run->light.pidfd >= 0) sc_raw1(SYS_close, run->light.pidfd);
+    if (run->light.event_fd >= 0) sc_raw1(SYS_close, run->light.event_fd);
+    PyMem_RawFree(run);
+}
+
+static void
+sc_helper_finish(sc_helper *helper, sc_run *run)
+{
+    sc_light *l = &run->light;
+    bool inside = sc_tstate_attached(helper->ts);
+    if (!inside && l->pid > 0 && (l->end == SC_DIED || l->pokes || l->threads_left)) {
+        PyEval_RestoreThread(helper->ts);
+        inside = true;
+    }
+    if (inside) {
+        if (l->pid > 0) sc_light_settle(l, run->module_state->absorb);
+        PyEval_SaveThread();
+    }
+    __atomic_store_n(&l->ending, 1, __ATOMIC_SEQ_CST);
+    int event_fd = __atomic_load_n(&l->event_fd, __ATOMIC_SEQ_CST);
+    uint64_t one = 1;
+    if (event_fd >= 0) sc_raw3(SYS_write, event_fd, &one, sizeof one);
+    int running = SC_RUNNING;
+    if (!__atomic_compare_exchange_n(&run->state, &running, SC_DONE, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+        PyEval_RestoreThread(helper->ts);
+        sc_run_free(run);
+        PyEval_SaveThread();
+        return;
+    }
+    /* From here on the run may be freed by its Python object: only its address is used, by the kernel, to find sleepers. */
+    sc_wake(&run->state);
+}
+
+/* Answers false when the helper is to end. */
+static bool
+sc_helper_go_idle(sc_helper *helper)
+{
+    pthread_mutex_lock(&sc_pool_lock);
+    bool stay = sc_idle_count < SC_MOST_IDLE && helper->lasting;
+    sc_busy_count--;
+    if (stay) {
+        helper->go = 0;
+        helper->next = sc_idle;
+        sc_idle = helper;
+        sc_idle_count++;
+    }
+    pthread_mutex_unlock(&sc_pool_lock);
+    if (__atomic_load_n(&sc_draining, __ATOMIC_SEQ_CST)) sc_wake(&sc_busy_count);
+    return stay;
+}
+
+/* Waits for work. Answers false when none came for a while and there are enough others. */
+static bool
+sc_helper_wait(sc_helper *helper)
+{
+    struct timespec linger = {.tv_sec = SC_LINGER_S};
+    bool stay = true;
+    while (stay && !__atomic_load_n(&helper->go, __ATOMIC_SEQ_CST)) {
+        if (sc_raw6(SYS_futex, &helper->go, FUTEX_WAIT, 0, &linger, 0, 0) != -ETIMEDOUT) continue;
+        pthread_mutex_lock(&sc_pool_lock);
+        sc_helper **link = &sc_idle;
+        while (*link && *link != helper) link = &(*link)->next;
+        if (*link && sc_idle_count > SC_LASTING_IDLE) {
+            *link = helper->next;
+            sc_idle_count--;
+            stay = false;
+        }
+        pthread_mutex_unlock(&sc_pool_lock);
+    }
+    return stay;
+}
+
+static void *
+sc_helper_main(void *argument)
+{
+    sc_helper *helper = argument;
+    helper->ts = PyThreadState_New(helper->interp);
+    while (sc_helper_wait(helper)) {
+        sc_run *run = helper->run;
+        sc_light *l = &run->light;
+        l->ts = helper->ts;
+        sc_tstate_save(&l->saved, l->ts);
+        sc_light_run(l);
+        sc_helper_finish(helper, run);
+        if (!sc_helper_go_idle(helper)) break;
+    }
+    PyEval_RestoreThread(helper->ts);
+    PyThreadState_Clear(helper->ts);
+    PyThreadState_DeleteCurrent();
+    free(helper);
+    return NULL;
+}
+
+static int
+sc_helper_create(sc_run *run, size_t stack_bytes)
+{
+    sc_helper *helper = calloc(1, sizeof *helper);
+    if (!helper) return ENOMEM;
+    helper->run = run;
+    helper->go = 1;
+    helper->stack_bytes = stack_bytes;
+    helper->interp = PyInterpreterState_Get();
+    helper->group = (pid_t)sc_raw0(SYS_getpid);
+    helper->lasting = helper->group == sc_main_group;
+    pthread_attr_t attr;
+    pthread_t thread;
+    int error = pthread_attr_init(&attr);
+    if (!error) {
+        size_t usual = 0;
+        pthread_attr_getstacksize(&attr, &usual);
+        if (stack_bytes > usual) error = pthread_attr_setstacksize(&attr, stack_bytes);
+        pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+        /* Signals for the program are for threads that run Python, never for one that is parked. */
+        uint64_t old;
+        sc_signals_block(&old);
+        if (!error) error = pthread_create(&thread, &attr, sc_helper_main, helper);
+        sc_signals_set(&old);
+        pthread_attr_destroy(&attr);
+    }
+    if (error) free(helper);
+    return error;
+}
+
+/* Hands run to a helper. Returns 0 or an errno, with the run still the caller's. */
+int
+sc_pool_submit(sc_run *run, size_t stack_bytes)
+{
+    pid_t group = (pid_t)sc_raw0(SYS_getpid);
+    if (stack_bytes < SC_LEAST_HELPER_STACK) stack_bytes = SC_LEAST_HELPER_STACK;
+    pthread_mutex_lock(&sc_pool_lock);
+    sc_helper **link = &sc_idle, *helper;
+    while ((helper = *link) && (helper->group != group || helper->stack_bytes < stack_bytes)) link = &helper->next;
+    if (helper) {
+        *link = helper->next;
+        sc_idle_count--;
+    }
+    sc_busy_count++;
+    pthread_mutex_unlock(&sc_pool_lock);
+    if (helper) {
+        helper->run = run;
+        __atomic_store_n(&helper->go, 1, __ATOMIC_SEQ_CST);
+        sc_wake(&helper->go);
+        return 0;
+    }
+    int error = sc_helper_create(run, stack_bytes);
+    if (error) {
+        pthread_mutex_lock(&sc_pool_lock);
+        sc_busy_count--;
+        pthread_mutex_unlock(&sc_pool_lock);
+    }
+    return error;
+}
+
+/* pool_info() -> (idle helpers, busy helpers) */
+PyObject *
+sc_pool_info(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    pthread_mutex_lock(&sc_pool_lock);
+    int idle = sc_idle_count, busy = sc_busy_count;
+    pthread_mutex_unlock(&sc_pool_lock);
+    return Py_BuildValue("ii", idle, busy);
+}
+
+/* In a forked child: its creator's helpers are not there. */
+PyObject *
+sc_pool_after_fork(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    pthread_mutex_init(&sc_pool_lock, NULL);
+    sc_idle = NULL;
+    sc_idle_count = sc_busy_count = 0;
+    sc_generation++;
+    sc_main_group = (pid_t)sc_raw0(SYS_getpid);
+    Py_RETURN_NONE;
+}
+
+/* pool_drain(): waits until no helper is busy. For interpreter exit: a light process that is still running then would
+   wait for a GIL that nobody hands on. Signals may raise, as in joining a thread. */
+PyObject *
+sc_pool_drain(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    __atomic_store_n(&sc_draining, 1, __ATOMIC_SEQ_CST);
+    int busy;
+    while ((busy = __atomic_load_n(&sc_busy_count, __ATOMIC_SEQ_CST)) > 0) {
+        Py_BEGIN_ALLOW_THREADS
+        sc_raw6(SYS_futex, &sc_busy_count, FUTEX_WAIT, busy, 0, 0, 0);
+        Py_END_ALLOW_THREADS
+        if (PyErr_CheckSignals() < 0) return NULL;
+    }
+    __atomic_store_n(&sc_draining, 0, __ATOMIC_SEQ_CST);
+    Py_RETURN_NONE;
+}

@@ -1,0 +1,59 @@
+/* Light processes whose own threads outlive their function.
+
+   The function's end is the exit of the group's leader; the leader stays a zombie until its last thread has ended, and
+   waiting for it then would be waiting for them. So its pidfd is kept here and reaped at a later call. Guarded by the GIL. */
+#include "core.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#ifndef P_PIDFD
+#define P_PIDFD 3
+#endif
+
+static int *sc_pending;
+static size_t sc_pending_count, sc_pending_room;
+
+/* Takes pidfd. A negative one (the table was full) is a zombie that stays until the program ends. */
+void
+sc_reap_later(int pidfd)
+{
+    if (pidfd < 0) return;
+    if (sc_pending_count == sc_pending_room) {
+        size_t room = sc_pending_room ? 2 * sc_pending_room : 16;
+        int *grown = PyMem_RawRealloc(sc_pending, room * sizeof *grown);
+        if (!grown) {
+            sc_raw1(SYS_close, pidfd);
+            return;
+        }
+        sc_pending = grown;
+        sc_pending_room = room;
+    }
+    sc_pending[sc_pending_count++] = pidfd;
+}
+
+/* Reaps those that have ended meanwhile; one comparison when there are none. */
+void
+sc_reap_ended(void)
+{
+    for (size_t i = 0; i < sc_pending_count;) {
+        siginfo_t info = {0};
+        long answer = sc_raw5(SYS_waitid, P_PIDFD, sc_pending[i], &info, WEXITED | WNOHANG | __WALL, 0);
+        if (answer == 0 && !info.si_pid) {
+            i++;
+            continue;
+        }
+        sc_raw1(SYS_close, sc_pending[i]);
+        sc_pending[i] = sc_pending[--sc_pending_count];
+    }
+}
+
+/* reap_pending() -> how many are left after reaping those that have ended. */
+PyObject *
+sc_reap_pending(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    sc_reap_ended();
+    return PyLong_FromSize_t(sc_pending_count);
+}

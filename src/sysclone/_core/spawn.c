@@ -1,0 +1,202 @@
+/* Programs: the creator's side.
+
+   clone with CLONE_VM, always: nothing is copied, at any size. The creator's thread parks until the kernel clears the
+   child's word, which it does at exec as at exit, so the answer needs no pipe: a failed step stands in shared memory.
+   The GIL is let go while the thread is parked, unless a set-up function in Python is to run in the child: then the
+   child takes the thread's place, GIL and all (light.c tells how), and lets go of it just before exec. */
+#include "core.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include "child.h"
+
+#define SC_PARKED_ROOM (64 * 1024)
+
+typedef struct {
+    sc_child child;
+    const sc_plan *plan;
+    PyObject *setup;
+    PyThreadState *ts;
+    sc_tstate saved;
+    PyObject *exception;
+    bool let_go;
+    int attention, pidfd;
+    long pid;
+} sc_spawning;
+
+static char **
+sc_strings(PyObject *list)
+{
+    Py_ssize_t count = PyList_GET_SIZE(list);
+    char **out = PyMem_Calloc((size_t)count + 1, sizeof *out);
+    if (!out) return (char **)PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *item = PyList_GET_ITEM(list, i);
+        if (!PyBytes_Check(item)) {
+            PyErr_SetString(PyExc_TypeError, "a list of bytes is needed");
+            PyMem_Free(out);
+            return NULL;
+        }
+        out[i] = PyBytes_AS_STRING(item);
+    }
+    return out;
+}
+
+static void *
+sc_numbers(PyObject *tuple, size_t *count)
+{
+    *count = (size_t)PyTuple_GET_SIZE(tuple);
+    unsigned *out = PyMem_Calloc(*count + 1, sizeof *out);
+    if (!out) return PyErr_NoMemory();
+    for (size_t i = 0; i < *count; i++) {
+        out[i] = (unsigned)PyLong_AsUnsignedLongMask(PyTuple_GET_ITEM(tuple, (Py_ssize_t)i));
+        if (PyErr_Occurred()) {
+            PyMem_Free(out);
+            return NULL;
+        }
+    }
+    return out;
+}
+
+/* In the child, with the GIL. */
+static int
+sc_run_setup(void *argument)
+{
+    sc_spawning *s = argument;
+    PyObject *answer = PyObject_CallNoArgs(s->setup);
+    if (answer) {
+        Py_DECREF(answer);
+        return 0;
+    }
+    s->exception = sc_raised();
+    return -ECANCELED;
+}
+
+static int
+sc_let_go(void *argument)
+{
+    sc_spawning *s = argument;
+    PyEval_SaveThread();
+    s->let_go = true;
+    return 0;
+}
+
+__attribute__((noinline)) static void
+sc_spawn_clone(sc_spawning *s)
+{
+    uint64_t old;
+    sc_signals_block(&old);
+    s->child.mask = old;
+    s->attention = -1;
+    s->pidfd = -1;
+    uintptr_t top = ((uintptr_t)__builtin_frame_address(0) - SC_PARKED_ROOM) & ~(uintptr_t)15;
+    uintptr_t low = s->plan->stack_bytes ? top - s->plan->stack_bytes : sc_stack_low();
+    sc_clone_request request = {
+        .plan = &s->plan->clone,
+        .more_flags = CLONE_VM | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
+        .pidfd = &s->pidfd,
+        .child_tid = &s->attention,
+        .stack_low = low,
+        .stack_bytes = top - low,
+    };
+    s->child.reset_handlers = true;
+    s->pid = sc_clone(&request, sc_child_main, &s->child);
+    if (s->pid > 0) {
+        int word;
+        while ((word = __atomic_load_n(&s->attention, __ATOMIC_ACQUIRE)))
+            sc_raw6(SYS_futex, &s->attention, FUTEX_WAIT, word, 0, 0, 0);
+        if (s->pidfd < 0) s->pidfd = (int)sc_raw2(SYS_pidfd_open, s->pid, 0);
+        if (s->child.step) {
+            int status;
+            while (sc_raw4(SYS_wait4, s->pid, &status, __WALL, 0) == -EINTR) {
+            }
+            if (s->pidfd >= 0) sc_raw1(SYS_close, s->pidfd);
+            s->pidfd = -1;
+        }
+    }
+    sc_signals_set(&old);
+}
+
+static void
+sc_spawn_run(sc_spawning *s)
+{
+    if (s->setup) {
+        s->ts = PyThreadState_Get();
+        sc_tstate_save(&s->saved, s->ts);
+        sc_spawn_clone(s);
+        if (!sc_tstate_attached(s->ts)) PyEval_RestoreThread(s->ts);
+        /* It ended inside its set-up without a word: killed, or os._exit. */
+        if (s->pid > 0 && !s->let_go && !s->child.step) {
+            sc_tstate_restore(&s->saved);
+            s->child.step = SC_STEP_SETUP;
+            s->child.error = 0;
+        }
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        sc_spawn_clone(s);
+        Py_END_ALLOW_THREADS
+    }
+}
+
+/* spawn(plan, paths, argv, envp or None, cwd or None, (fd0, fd1, fd2), keep, close_others, restore_ignored, setsid, pgid,
+         gid, groups or None, uid, umask, setup or None)
+   -> (pid, pidfd, step, errno, path index, exception or None): step is 0 when the program runs; pid is 0 when no child
+   was made. The pidfd is the caller's, negative when there is none. */
+PyObject *
+sc_spawn(PyObject *module, PyObject *args)
+{
+    sc_state *state = sc_get_state(module);
+    PyObject *plan, *paths, *argv, *envp, *cwd, *keep, *groups, *setup;
+    sc_spawning s = {.pidfd = -1};
+    sc_child *c = &s.child;
+    int close_others, restore_ignored, setsid_;
+    if (!PyArg_ParseTuple(args, "O!O!O!OO(iii)O!pppllOllO:spawn", state->plan_type, &plan, &PyList_Type, &paths, &PyList_Type,
+                          &argv, &envp, &cwd, &c->stdio[0], &c->stdio[1], &c->stdio[2], &PyTuple_Type, &keep,
+                          &close_others, &restore_ignored, &setsid_, &c->pgid, &c->gid, &groups, &c->uid, &c->umask, &setup))
+        return NULL;
+    if (cwd != Py_None && !(c->cwd = PyBytes_AsString(cwd))) return NULL;
+    c->close_others = close_others;
+    c->restore_ignored = restore_ignored;
+    c->setsid = setsid_;
+    c->group_count = -1;
+    s.plan = (sc_plan *)plan;
+    PyObject *answer = NULL;
+    char **path_strings = NULL, **argv_strings = NULL, **envp_strings = NULL;
+    unsigned *keep_numbers = NULL, *group_numbers = NULL;
+    size_t group_count = 0;
+    if (!(path_strings = sc_strings(paths)) || !(argv_strings = sc_strings(argv))) goto done;
+    if (envp != Py_None && (!PyList_Check(envp) || !(envp_strings = sc_strings(envp)))) goto done;
+    if (!(keep_numbers = sc_numbers(keep, &c->keep_count))) goto done;
+    if (groups != Py_None) {
+        if (!PyTuple_Check(groups) || !(group_numbers = sc_numbers(groups, &group_count))) goto done;
+        c->group_count = (long)group_count;
+    }
+    c->paths = path_strings;
+    c->argv = argv_strings;
+    c->envp = envp_strings ? envp_strings : environ;
+    c->keep = (int *)keep_numbers;
+    c->groups = group_numbers;
+    if (setup != Py_None) {
+        s.setup = setup;
+        c->setup = sc_run_setup;
+        c->let_go = sc_let_go;
+        c->setup_argument = &s;
+    }
+    sc_spawn_run(&s);
+    if (s.pid < 0) answer = Py_BuildValue("iiiiiO", 0, -1, -1, (int)-s.pid, 0, Py_None);
+    else
+        answer = Py_BuildValue("liiiiO", s.pid, s.pidfd, c->step, c->error, c->path_index,
+                               s.exception ? s.exception : Py_None);
+    Py_XDECREF(s.exception);
+done:
+    PyMem_Free(path_strings);
+    PyMem_Free(argv_strings);
+    PyMem_Free(envp_strings);
+    PyMem_Free(keep_numbers);
+    PyMem_Free(group_numbers);
+    if (!answer && !PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "spawn: a list or a tuple was expected");
+    return answer;
+}

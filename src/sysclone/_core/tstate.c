@@ -1,0 +1,241 @@
+/* What a thread state holds of the frames that run on it.
+
+   A light process runs Python on its creator's thread state. One that dies by itself leaves that state in the middle
+   of its frames; what is saved here before the clone puts it back. The fields follow CPython version by version, so a
+   version that is not listed is refused (sc_tstate_unsupported) rather than guessed at.
+
+   Values owned by a dead frame are leaked: they may be half written. */
+#define Py_BUILD_CORE_MODULE 1
+#include "core.h"
+
+#include "frameobject.h"
+#include "internal/pycore_ceval.h"
+#include "internal/pycore_code.h"
+#include "internal/pycore_frame.h"
+#include "internal/pycore_interp.h"
+#include "internal/pycore_pystate.h"
+#if PY_VERSION_HEX >= 0x030e0000
+#include "internal/pycore_interpframe.h"
+#include "internal/pycore_tstate.h"
+#endif
+
+#define SC_PY(minor) (PY_VERSION_HEX >= (0x03000000 | ((minor) << 16)))
+
+const char *
+sc_tstate_unsupported(void)
+{
+#ifdef Py_GIL_DISABLED
+    return "this is a free-threaded CPython, where a light process would have no lock to take turns by";
+#endif
+    unsigned long hex = Py_Version;
+    if ((hex >> 16) != (PY_VERSION_HEX >> 16)) return "the extension was built for another version of CPython";
+    if ((hex >> 16) < 0x030b || (hex >> 16) > 0x030f)
+        return "the thread state of this version of CPython is not known to sysclone, which knows 3.11 to 3.15";
+    return NULL;
+}
+
+bool
+sc_is_main_thread(void)
+{
+    return _Py_IsMainThread();
+}
+
+void
+sc_tstate_save(sc_tstate *s, PyThreadState *ts)
+{
+    s->ts = ts;
+#if SC_PY(13)
+    s->frame = ts->current_frame;
+    s->trash_later = ts->delete_later;
+#else
+    s->cframe = ts->cframe;
+    s->frame = ts->cframe->current_frame;
+#endif
+#if SC_PY(12)
+    s->recursion = ts->py_recursion_remaining;
+#else
+    s->recursion = ts->recursion_remaining;
+    s->use_tracing = ts->cframe->use_tracing;
+    s->trash_nesting = ts->trash_delete_nesting;
+    s->trash_later = ts->trash_delete_later;
+#endif
+#if SC_PY(12) && !SC_PY(13)
+    s->trash_nesting = ts->trash.delete_nesting;
+    s->trash_later = ts->trash.delete_later;
+#endif
+#if SC_PY(12) && !SC_PY(14)
+    s->c_recursion = ts->c_recursion_remaining;
+#endif
+#if SC_PY(14)
+    s->executor = ts->current_executor;
+#endif
+    s->headroom = ts->recursion_headroom;
+    s->tracing = ts->tracing;
+    s->exc_info = ts->exc_info;
+    s->exc_value = ts->exc_info->exc_value;
+    s->context = ts->context;
+    s->gilstate_counter = ts->gilstate_counter;
+    s->datastack_chunk = ts->datastack_chunk;
+    s->datastack_top = ts->datastack_top;
+    s->datastack_limit = ts->datastack_limit;
+}
+
+static void
+sc_free_chunks(PyThreadState *ts, void *until)
+{
+    PyObjectArenaAllocator arena;
+    PyObject_GetArenaAllocator(&arena);
+    _PyStackChunk *chunk = ts->datastack_chunk;
+    while (chunk && chunk != until) {
+        _PyStackChunk *previous = chunk->previous;
+        arena.free(arena.ctx, chunk, chunk->size);
+        chunk = previous;
+    }
+}
+
+void
+sc_tstate_restore(const sc_tstate *s)
+{
+    PyThreadState *ts = s->ts;
+#if SC_PY(13)
+    ts->current_frame = s->frame;
+    ts->delete_later = s->trash_later;
+#else
+    ts->cframe = s->cframe;
+    ts->cframe->current_frame = s->frame;
+#endif
+#if SC_PY(12)
+    ts->py_recursion_remaining = s->recursion;
+    ts->current_exception = NULL;
+#else
+    ts->recursion_remaining = s->recursion;
+    ts->cframe->use_tracing = s->use_tracing;
+    ts->trash_delete_nesting = s->trash_nesting;
+    ts->trash_delete_later = s->trash_later;
+    ts->curexc_type = ts->curexc_value = ts->curexc_traceback = NULL;
+#endif
+#if SC_PY(12) && !SC_PY(13)
+    ts->trash.delete_nesting = s->trash_nesting;
+    ts->trash.delete_later = s->trash_later;
+#endif
+#if SC_PY(12) && !SC_PY(14)
+    ts->c_recursion_remaining = s->c_recursion;
+#endif
+#if SC_PY(14)
+    ts->current_executor = s->executor;
+#endif
+    ts->recursion_headroom = s->headroom;
+    ts->tracing = s->tracing;
+    ts->exc_info = s->exc_info;
+    ts->exc_info->exc_value = s->exc_value;
+    ts->context = s->context;
+    ts->context_ver++;
+    ts->gilstate_counter = s->gilstate_counter;
+    sc_free_chunks(ts, s->datastack_chunk);
+    ts->datastack_chunk = s->datastack_chunk;
+    ts->datastack_top = s->datastack_top;
+    ts->datastack_limit = s->datastack_limit;
+}
+
+bool
+sc_tstate_attached(PyThreadState *ts)
+{
+#if SC_PY(13)
+    return PyThreadState_GetUnchecked() == ts;
+#else
+    return _PyThreadState_UncheckedGet() == ts;
+#endif
+}
+
+/* Raises exception in the thread at its next bytecode, from a signal handler or from a thread that holds no GIL:
+   PyThreadState_SetAsyncExc takes locks. Owns a reference to exception when it answers true. */
+bool
+sc_tstate_poke(PyThreadState *ts, PyObject *exception)
+{
+    PyObject *none = NULL;
+    bool placed = __atomic_compare_exchange_n(&ts->async_exc, &none, exception, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+#if SC_PY(13)
+    __atomic_fetch_or(&ts->eval_breaker, (uintptr_t)_PY_ASYNC_EXCEPTION_BIT, __ATOMIC_SEQ_CST);
+#else
+    struct _ceval_state *ceval = &ts->interp->ceval;
+    __atomic_store_n(&ceval->pending.async_exc, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&ceval->eval_breaker._value, 1, __ATOMIC_SEQ_CST);
+#endif
+    return placed;
+}
+
+bool
+sc_tstate_is_poked(PyThreadState *ts, PyObject *exception)
+{
+    return __atomic_load_n(&ts->async_exc, __ATOMIC_ACQUIRE) == exception;
+}
+
+#if SC_PY(14)
+#define SC_FRAME_CODE(f) PyStackRef_AsPyObjectBorrow((f)->f_executable)
+#elif SC_PY(13)
+#define SC_FRAME_CODE(f) ((f)->f_executable)
+#else
+#define SC_FRAME_CODE(f) ((PyObject *)(f)->f_code)
+#endif
+
+static _PyInterpreterFrame *
+sc_top_frame(PyThreadState *ts)
+{
+#if SC_PY(13)
+    return ts->current_frame;
+#else
+    return ts->cframe->current_frame;
+#endif
+}
+
+static bool
+sc_same_name(PyObject *a, PyObject *b)
+{
+    if (a == b) return true;
+    return a && PyUnicode_Check(a) && PyUnicode_KIND(a) == PyUnicode_1BYTE_KIND && PyUnicode_KIND(b) == PyUnicode_1BYTE_KIND
+           && PyUnicode_GET_LENGTH(a) == PyUnicode_GET_LENGTH(b)
+           && memcmp(PyUnicode_1BYTE_DATA(a), PyUnicode_1BYTE_DATA(b), (size_t)PyUnicode_GET_LENGTH(a)) == 0;
+}
+
+/* Whether a frame of the function's is of the shield: pairs of a file and a function's name, or None for all of the
+   file. Without the GIL: the frames' owner is frozen, so they and
+   their code stay; references are not touched. */
+bool
+sc_tstate_is_shielded(const sc_tstate *s, PyObject *shield)
+{
+    _PyInterpreterFrame *frame = sc_top_frame(s->ts);
+    for (int depth = 0; frame && frame != s->frame && depth < 2000; depth++, frame = frame->previous) {
+        PyObject *code = SC_FRAME_CODE(frame);
+        if (!code || !PyCode_Check(code)) continue;
+        for (Py_ssize_t i = 0; i + 1 < PyTuple_GET_SIZE(shield); i += 2) {
+            PyObject *name = PyTuple_GET_ITEM(shield, i + 1);
+            if (sc_same_name(((PyCodeObject *)code)->co_filename, PyTuple_GET_ITEM(shield, i))
+                && (name == Py_None || sc_same_name(((PyCodeObject *)code)->co_name, name)))
+                return true;
+        }
+    }
+    return false;
+}
+
+/* Where a dead function was: a list of (code, line), innermost first, at most 100. The frames themselves are not
+   turned into objects: those would point into the data stack that is about to be used again. */
+PyObject *
+sc_tstate_dead_frames(const sc_tstate *s)
+{
+    _PyInterpreterFrame *frame = sc_top_frame(s->ts);
+    PyObject *list = PyList_New(0);
+    for (int n = 0; list && frame && frame != s->frame && n < 100; n++, frame = frame->previous) {
+        PyObject *code = SC_FRAME_CODE(frame);
+        if (!code || !PyCode_Check(code)) continue;
+#if SC_PY(12)
+        int line = PyUnstable_InterpreterFrame_GetLine(frame);
+#else
+        int line = PyCode_Addr2Line((PyCodeObject *)code, _PyInterpreterFrame_LASTI(frame) * (int)sizeof(_Py_CODEUNIT));
+#endif
+        PyObject *row = Py_BuildValue("Oi", code, line);
+        if (!row || PyList_Append(list, row) < 0) PyErr_Clear();
+        Py_XDECREF(row);
+    }
+    if (!list) PyErr_Clear();
+    return list;
+}

@@ -1,0 +1,383 @@
+"""Programs: subprocess.Popen with a Context, made by one clone that copies nothing, each failing step named.
+
+A subclass: arguments, pipes, communicate, timeouts and text modes are subprocess's own. What differs is how the child is
+made and waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import warnings
+
+from . import _core
+from ._cgroup import CgroupDirectory
+from ._context import Description
+from ._errors import CloneError, ContextError, SyscloneWarning
+from ._flags import Share, format_flags
+from ._status import Status
+from ._wait import late_status, reap, to_rusage, wait_readable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import resource
+    import threading
+    from collections.abc import Callable
+    from typing import Any, Final
+
+    class _Base(subprocess.Popen[Any]):
+        _waitpid_lock: threading.Lock
+
+        def _internal_poll(self, _deadstate: Any = None, **ignored: Any) -> int | None: ...
+        def _wait(self, timeout: float | None) -> int: ...
+
+else:
+    _Base = subprocess.Popen
+
+# exec gives the program a memory, a file table and handlers of its own, whatever the clone shared.
+_UNDONE_BY_EXEC: Final = Share.VM | Share.FILES | Share.SIGHAND
+_STEPS: Final = (
+    "",
+    "dup2",
+    "chdir",
+    "setsid",
+    "setpgid",
+    "setgroups",
+    "setregid",
+    "setreuid",
+    "preexec_fn",
+    "fcntl",
+    "execve",
+)
+_STEP_CHDIR: Final = 2
+_STEP_SETUP: Final = 8
+_STEP_EXEC: Final = 10
+
+PLAIN: Final = Description()
+
+
+class Popen(_Base):
+    """A running program.
+
+    Args:
+        args, and every keyword of subprocess.Popen: as there.
+        context: a Context; None is a plain new process.
+
+    Raises:
+        CloneError: a step failed, by name; also the OSError subclass of its errno, as from subprocess.
+        ContextError: the context cannot be had by a program.
+
+    Warns:
+        SyscloneWarning: the context shares what exec separates (memory, file table, handlers), or has an exit signal,
+            which exec sets back to SIGCHLD.
+    """
+
+    pidfd: int = -1
+    returncode: Any
+
+    def __init__(self, args: Any, *positional: Any, context: Description | None = None, **keywords: Any) -> None:
+        self.context = PLAIN if context is None else context
+        self._ended_as: Status | None = None
+        self._usage: tuple[float, ...] | None = None
+        _check(self.context)
+        super().__init__(args, *positional, **keywords)
+
+    # --- making
+
+    def _execute_child(
+        self,
+        args: Any,
+        executable: Any,
+        preexec_fn: Callable[[], Any] | None,
+        close_fds: bool,
+        pass_fds: Any,
+        cwd: Any,
+        env: Any,
+        startupinfo: Any,
+        creationflags: Any,
+        shell: bool,
+        p2cread: int,
+        p2cwrite: int,
+        c2pread: int,
+        c2pwrite: int,
+        errread: int,
+        errwrite: int,
+        restore_signals: bool,
+        gid: int | None,
+        gids: list[int] | None,
+        uid: int | None,
+        umask: int,
+        start_new_session: bool,
+        process_group: int,
+    ) -> None:
+        argv, program = _argv_and_program(args, executable, shell)
+        sys.audit("subprocess.Popen", program, argv, cwd, env)
+        paths = _search(program, env)
+        outcome = self._spawn(
+            paths,
+            [os.fsencode(a) for a in argv],
+            None if env is None else _environment(env),
+            None if cwd is None else os.fsencode(cwd),
+            (p2cread, c2pwrite, errwrite),
+            tuple(sorted({int(fd) for fd in pass_fds})),
+            close_fds,
+            restore_signals,
+            start_new_session,
+            process_group,
+            -1 if gid is None else gid,
+            None if gids is None else tuple(gids),
+            -1 if uid is None else uid,
+            umask,
+            preexec_fn,
+        )
+        # The child has its own copies; a pipe whose other end stays open here would never end.
+        devnull = getattr(self, "_devnull", None)
+        for ours, theirs in ((p2cwrite, p2cread), (c2pread, c2pwrite), (errread, errwrite)):
+            if theirs != -1 and ours != -1 and theirs != devnull:
+                os.close(theirs)
+        if devnull is not None:
+            os.close(devnull)
+        self._closed_child_pipe_fds = True
+        self._take(outcome, cwd, program)
+
+    def _spawn(self, paths: list[bytes], *rest: Any) -> tuple[int, int, int, int, int, BaseException | None]:
+        context = self.context
+        if context.cgroup is None:
+            return _core.spawn(context.plan("program", drop=_UNDONE_BY_EXEC), paths, *rest)
+        with CgroupDirectory(context.cgroup) as cgroup:
+            if cgroup.can_be_born_in:
+                plan = context.plan("program", drop=_UNDONE_BY_EXEC, cgroup=cgroup.fd)
+                return _core.spawn(plan, paths, *rest)
+            *plain, setup = rest
+
+            def enter() -> None:
+                cgroup.enter()
+                if setup is not None:
+                    setup()
+
+            return _core.spawn(context.plan("program", drop=_UNDONE_BY_EXEC), paths, *(*plain, enter))
+
+    def _take(self, outcome: tuple[int, int, int, int, int, BaseException | None], cwd: Any, program: Any) -> None:
+        pid, pidfd, step, errno, _path, exception = outcome
+        if step == 0:
+            self.pid, self.pidfd = pid, pidfd
+            self._child_created = True
+            return
+        if pid:
+            self.returncode = 127
+        if step == _STEP_SETUP:
+            if isinstance(exception, CloneError):
+                raise exception
+            why = f": {exception!r}" if exception is not None else ": it ended the child"
+            raise subprocess.SubprocessError(f"Exception occurred in preexec_fn{why}") from exception
+        if step < 0:
+            raise CloneError(
+                errno,
+                step=f"clone3({format_flags(int(self.context.flags), self.context.signal).replace('CLONE_', '')})",
+            )
+        name, filename = _STEPS[step], None
+        if step in (_STEP_CHDIR, _STEP_EXEC):
+            filename = cwd if step == _STEP_CHDIR else program
+            name = f"{name}({os.fsdecode(filename)})"
+        raise CloneError(errno, step=name, filename=filename)
+
+    # --- waiting: by pidfd, with __WALL, never by a number that may be another's
+
+    def fileno(self) -> int:
+        """The pidfd: readable when the program has ended.
+
+        Raises:
+            ValueError: it was closed, because the program has been waited for.
+        """
+        if self.pidfd < 0:
+            raise ValueError("the program has been waited for, and its pidfd is closed")
+        return self.pidfd
+
+    def done(self) -> bool:
+        """Whether the program has ended. Never waits."""
+        return self.poll() is not None
+
+    @property
+    def status(self) -> Status | None:
+        """How it ended; None while it runs. Where nobody saw it, unknown: never 0."""
+        self.poll()
+        return self._ended_as
+
+    @property
+    def rusage(self) -> resource.struct_rusage | None:
+        """What it used; None while it runs and where another reaped it."""
+        self.poll()
+        return to_rusage(self._usage) if self._usage is not None else None
+
+    def _collect(self) -> None:
+        """Wait for the end and reap; the caller holds the lock."""
+        if self.context.parent == "caller":
+            self._ended_as, self._usage = reap(self.pidfd, self.pid, own_child=True)
+        else:
+            wait_readable(self.pidfd, None)
+            self._ended_as = late_status(self.pidfd, self.pid)
+        # subprocess's number has no word for unknown; 255 is no success, and status tells.
+        code = self._ended_as.returncode
+        self.returncode = 255 if code is None else code
+        os.close(self.pidfd)
+        self.pidfd = -1
+
+    def _internal_poll(self, _deadstate: Any = None, **ignored: Any) -> int | None:
+        if self.returncode is None and self.pidfd < 0:
+            self._by_number(super()._internal_poll(_deadstate, **ignored))
+            return self._code()
+        if self.returncode is None and self._waitpid_lock.acquire(False):
+            try:
+                if self.pidfd >= 0 and wait_readable(self.pidfd, 0):
+                    self._collect()
+            finally:
+                self._waitpid_lock.release()
+        return self._code()
+
+    def _code(self) -> int | None:
+        code: int | None = self.returncode
+        return code
+
+    def _by_number(self, code: int | None) -> None:
+        """Before Linux 5.3 there is no pidfd, and subprocess's own waiting must do."""
+        if code is not None and self._ended_as is None:
+            self._ended_as = Status(signal=-code) if code < 0 else Status(exit_code=code)
+
+    def _wait(self, timeout: float | None) -> int:
+        if self.returncode is None and self.pidfd < 0:
+            self._by_number(super()._wait(timeout))
+            return int(self.returncode)
+        if timeout is not None and self.returncode is None and not wait_readable(self.pidfd, timeout):
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        with self._waitpid_lock:
+            if self.returncode is None:
+                self._collect()
+        return int(self.returncode)
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal by pidfd; does nothing when the program has ended."""
+        self.poll()
+        if self.returncode is not None:
+            return
+        if self.pidfd < 0:
+            super().send_signal(sig)
+            return
+        try:
+            _core.pidfd_send_signal(self.pidfd, int(sig), 0)
+        except ProcessLookupError:
+            pass
+
+    def __del__(self, *args: Any, **keywords: Any) -> None:
+        super().__del__(*args, **keywords)
+        if getattr(self, "returncode", None) is not None and self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def _check(context: Description) -> None:
+    if Share.THREAD in context.share:
+        raise ContextError(
+            "share=THREAD for a program: exec would end every other thread of this process", field="share"
+        )
+    undone = context.share & _UNDONE_BY_EXEC
+    if undone:
+        _warn(f"{format_flags(int(undone))} will not last: exec gives the program its own")
+    if context.signal not in (0, int(signal.SIGCHLD)) or context.exit_signal == 0:
+        _warn(f"the exit signal {context.signal} will not last: exec sets it back to SIGCHLD")
+
+
+def _warn(message: str) -> None:
+    depth = 2
+    frame = sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__package__")).startswith("sysclone"):
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, SyscloneWarning, stacklevel=depth)
+
+
+def _argv_and_program(args: Any, executable: Any, shell: bool) -> tuple[list[Any], Any]:
+    if isinstance(args, (str, bytes)):
+        argv: list[Any] = [args]
+    elif isinstance(args, os.PathLike):
+        if shell:
+            raise TypeError("path-like args is not allowed when shell is true")
+        argv = [args]
+    else:
+        argv = list(args)
+    if shell:
+        argv = ["/bin/sh", "-c", *argv]
+        if executable:
+            argv[0] = executable
+    if not argv:
+        raise IndexError("args is empty: there is no program to run")
+    return argv, argv[0] if executable is None else executable
+
+
+def _search(program: Any, env: Any) -> list[bytes]:
+    name = os.fsencode(program)
+    if os.path.dirname(name):
+        return [name]
+    return [os.path.join(os.fsencode(directory), name) for directory in os.get_exec_path(env)]
+
+
+def _environment(env: Any) -> list[bytes]:
+    out = []
+    for key, value in env.items():
+        name = os.fsencode(key)
+        if b"=" in name:
+            raise ValueError("illegal environment variable name")
+        out.append(name + b"=" + os.fsencode(value))
+    return out
+
+
+def run(
+    args: Any,
+    *,
+    context: Description | None = None,
+    input: Any = None,  # noqa: A002 (subprocess's name)
+    capture_output: bool = False,
+    timeout: float | None = None,
+    check: bool = False,
+    **keywords: Any,
+) -> subprocess.CompletedProcess[Any]:
+    """Run a program in a context and wait for it.
+
+    Args:
+        args: the program and its arguments, or with shell=True a line for the shell.
+        context: a Context; None is a plain new process. Its timeout counts where timeout is not given.
+        input, capture_output, timeout, check, and every keyword of subprocess.Popen: as of subprocess.run.
+
+    Returns:
+        A subprocess.CompletedProcess; its returncode is 255 where the status was seen by nobody (see Popen.status).
+
+    Raises:
+        subprocess.TimeoutExpired: it was killed after timeout seconds.
+        subprocess.CalledProcessError: check is set and it did not exit with 0.
+        CloneError: a step failed; also FileNotFoundError, PermissionError and so on.
+    """
+    if input is not None:
+        if keywords.get("stdin") is not None:
+            raise ValueError("stdin and input arguments may not both be used.")
+        keywords["stdin"] = subprocess.PIPE
+    if capture_output:
+        if keywords.get("stdout") is not None or keywords.get("stderr") is not None:
+            raise ValueError("stdout and stderr arguments may not be used with capture_output.")
+        keywords["stdout"] = keywords["stderr"] = subprocess.PIPE
+    if timeout is None and context is not None:
+        timeout = context.timeout
+    with Popen(args, context=context, **keywords) as process:
+        try:
+            stdout, stderr = process.communicate(input, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        except BaseException:
+            process.kill()
+            raise
+        returncode = process.poll()
+    assert returncode is not None
+    if check and returncode:
+        raise subprocess.CalledProcessError(returncode, process.args, output=stdout, stderr=stderr)
+    return subprocess.CompletedProcess(process.args, returncode, stdout, stderr)

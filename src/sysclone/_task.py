@@ -1,0 +1,429 @@
+"""Task: a handle on one started function, which owns a pidfd, so that it never signals or waits for a stranger."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal as _signal
+import time
+
+from . import _core
+from ._errors import TaskExited, TaskFailed, TaskKilled, TaskLost, TaskTimeout
+from ._status import Status
+from ._wait import P_PIDFD, WALL, late_status, reap, to_rusage, wait_readable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import resource
+    from collections.abc import Generator, Iterable
+    from types import TracebackType
+    from typing import Any, Final, Self
+
+    from ._result import ResultPage
+
+# How long result(cancel=True) waits for a function that cannot be stopped at this moment, before it says so.
+STOP_PATIENCE: Final = 2.0
+
+_STOP_CANCEL = 1
+_STOP_TIMEOUT = 2
+
+
+class Task:
+    """A started function: made by `start`, never by hand.
+
+    A context manager: leaving it waits for the end. Awaitable under asyncio: gives the result.
+
+    Attributes:
+        pid: the process id in the creator's pid namespace; the thread id for a task in the creator's thread group.
+        tid: the same number: a new task's first thread.
+        pidfd: an fd that polls readable when the process has ended, the Task's own; -1 for a thread, or after close().
+    """
+
+    pid: int
+    _what: str
+
+    @property
+    def tid(self) -> int:
+        """The id of the task itself: for a process, of its first thread, which is the pid."""
+        return self.pid
+
+    @property
+    def pidfd(self) -> int:
+        """The pidfd, borrowed: it is closed with the Task."""
+        raise NotImplementedError
+
+    def fileno(self) -> int:
+        """An fd for selectors, readable from the end on, borrowed: it is closed with the Task.
+
+        The pidfd; for a light process an eventfd, because its pidfd becomes readable only when the threads that its
+        function left behind have ended too.
+
+        Raises:
+            ValueError: the Task was closed, or belongs to another process.
+        """
+        if self.pidfd < 0:
+            raise ValueError(f"{self} was closed")
+        return self.pidfd
+
+    def done(self) -> bool:
+        """Whether it has ended. Never waits."""
+        raise NotImplementedError
+
+    def wait(self, timeout: float | None = None) -> Status:
+        """Wait for the end.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Returns:
+            How it ended.
+
+        Raises:
+            TaskTimeout: it has not ended in time. It goes on.
+        """
+        raise NotImplementedError
+
+    def result(self, timeout: float | None = None, *, cancel: bool = False) -> Any:
+        """What the function returned.
+
+        Args:
+            timeout: seconds to wait; None waits for ever.
+            cancel: end the function when the time is over.
+
+        Raises:
+            TaskTimeout: it has not ended in time; `still_running` tells whether it goes on.
+            TaskFailed: it ended without returning or raising, and how: TaskExited, TaskKilled, TaskLost.
+            BaseException: what the function raised.
+        """
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """Ask the function to end: see `result(cancel=True)`. Returns at once; does nothing when it has ended."""
+        raise NotImplementedError
+
+    @property
+    def status(self) -> Status | None:
+        """How it ended; None while it runs."""
+        raise NotImplementedError
+
+    @property
+    def rusage(self) -> resource.struct_rusage | None:
+        """What it used, as of getrusage(2): None while it runs and where the kernel did not tell."""
+        raise NotImplementedError
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal, by pidfd; does nothing when the task has ended.
+
+        Args:
+            sig: a signal number, 0 to 64.
+
+        Raises:
+            PermissionError: the task has other credentials.
+            ValueError: no such signal, or a thread of this process, which cannot be signalled by pidfd.
+        """
+        if self.done():
+            return
+        if self.pidfd < 0:
+            raise ValueError(f"{self} has no pidfd to send a signal by")
+        try:
+            _core.pidfd_send_signal(self.pidfd, int(sig), 0)
+        except ProcessLookupError:
+            return
+
+    def close(self) -> None:
+        """Let go of the pidfd. The task itself is not touched."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is not None:
+            self.cancel()
+        self.wait()
+        self.close()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._answer().__await__()
+
+    async def _answer(self) -> Any:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        if not self.done():
+            ended = loop.create_future()
+            # A copy: the loop may outlive the Task's own fd.
+            fd = os.dup(self.fileno())
+            loop.add_reader(fd, lambda: None if ended.done() else ended.set_result(None))
+            try:
+                await ended
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+            finally:
+                loop.remove_reader(fd)
+                os.close(fd)
+        return self.result()
+
+    def __repr__(self) -> str:
+        status = self.status
+        return f"<{type(self).__name__} {self._what} pid={self.pid}: {status if status is not None else 'running'}>"
+
+
+class LightTask(Task):
+    """A light process on a helper thread of the C core's pool."""
+
+    def __init__(self, job: _core.Job, what: str, thread: bool) -> None:
+        self._job = job
+        self._what = what
+        self._thread = thread
+        self.pid = job.pid
+        self._status: Status | None = None
+
+    @property
+    def pidfd(self) -> int:
+        """The pidfd, borrowed; -1 for a thread."""
+        return self._job.pidfd
+
+    def fileno(self) -> int:
+        """An eventfd, readable from the function's end on."""
+        return self._job.fileno()
+
+    def done(self) -> bool:
+        """Whether the function has ended."""
+        return self._job.done()
+
+    def wait(self, timeout: float | None = None) -> Status:
+        """Wait until the function has ended; threads that it started may live on."""
+        if not self._job.wait(timeout):
+            raise TaskTimeout(pid=self.pid, seconds=timeout or 0.0, still_running=True)
+        return self.status or Status.unknown("it runs")
+
+    def result(self, timeout: float | None = None, *, cancel: bool = False) -> Any:
+        """What the function returned: the same object."""
+        if not self._job.wait(timeout):
+            if cancel:
+                self._job.stop(_STOP_TIMEOUT)
+                if self._job.wait(STOP_PATIENCE):
+                    return self._job.result()
+            raise TaskTimeout(pid=self.pid, seconds=timeout or 0.0, still_running=True)
+        return self._job.result()
+
+    def cancel(self) -> None:
+        """Raise Cancelled in the function; one that is blocked in the kernel is killed where that is safe."""
+        self._job.stop(_STOP_CANCEL)
+
+    @property
+    def status(self) -> Status | None:
+        """How it ended; None while it runs."""
+        if self._status is None and self._job.done():
+            self._status = self._find_status()
+        return self._status
+
+    def _find_status(self) -> Status:
+        ended = self._job.ended()
+        if ended is not None and ended[0] is not None:
+            return Status.from_wait(ended[0])
+        if self._thread:
+            return Status.unknown("a thread of this process leaves no status")
+        return late_status(self.pidfd, self.pid)
+
+    @property
+    def rusage(self) -> resource.struct_rusage | None:
+        """What it used; None while it runs."""
+        ended = self._job.ended()
+        return to_rusage(ended[1]) if ended is not None and ended[1] is not None else None
+
+    def close(self) -> None:
+        """Let go of the pidfd, or leave that to the end of a task that still runs."""
+        if self._job.done():
+            _ = self.status
+        self._job.close()
+
+
+class CopiedTask(Task):
+    """A copied process: its own memory, its result in a page that both see."""
+
+    def __init__(
+        self, pid: int, pidfd: int, page: ResultPage, what: str, own_child: bool, timeout: float | None
+    ) -> None:
+        self.pid = pid
+        self._pidfd = pidfd
+        self._page: ResultPage | None = page
+        self._what = what
+        self._own_child = own_child
+        self._timeout = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._status: Status | None = None
+        self._usage: tuple[float, ...] | None = None
+        self._ended_at: float | None = None
+        self._cancelled = False
+        self._outcome: tuple[Any, BaseException | None] | None = None
+
+    @property
+    def pidfd(self) -> int:
+        """The pidfd, borrowed."""
+        return self._pidfd
+
+    def _poll(self, timeout: float | None) -> bool:
+        return self._status is not None or wait_readable(self._pidfd, timeout)
+
+    def done(self) -> bool:
+        """Whether the process has ended."""
+        return self._poll(0)
+
+    def wait(self, timeout: float | None = None) -> Status:
+        """Wait until the process has ended, and reap it."""
+        if not self._poll(timeout):
+            raise TaskTimeout(pid=self.pid, seconds=timeout or 0.0, still_running=True)
+        return self._reap()
+
+    def _reap(self) -> Status:
+        if self._status is None:
+            self._ended_at = time.monotonic()
+            self._status, self._usage = reap(self._pidfd, self.pid, self._own_child)
+        return self._status
+
+    def result(self, timeout: float | None = None, *, cancel: bool = False) -> Any:
+        """What the function returned: a copy, by pickle."""
+        if not self._poll(timeout):
+            if cancel:
+                self.cancel()
+                self.wait()
+            raise TaskTimeout(pid=self.pid, seconds=timeout or 0.0, still_running=not cancel)
+        self._reap()
+        if self._outcome is None:
+            self._outcome = self._read()
+        value, exception = self._outcome
+        if exception is not None:
+            raise exception
+        return value
+
+    def _read(self) -> tuple[Any, BaseException | None]:
+        assert self._page is not None
+        assert self._status is not None
+        try:
+            if self._page.kind():
+                return self._page.read(), None
+            return None, self._why_nothing(self._status)
+        except BaseException as e:
+            return None, e.with_traceback(None)
+        finally:
+            self._page.close()
+            self._page = None
+
+    def _why_nothing(self, status: Status) -> TaskFailed | TaskTimeout:
+        late = self._deadline is not None and self._ended_at is not None and self._ended_at >= self._deadline
+        if status.signal == _signal.SIGKILL and late:
+            return TaskTimeout(pid=self.pid, seconds=self._timeout or 0.0, still_running=False)
+        return failure(self.pid, status)
+
+    def cancel(self) -> None:
+        """Kill the process: it shares no memory, so nothing is left half done here."""
+        if self.done():
+            return
+        self._cancelled = True
+        try:
+            _core.pidfd_send_signal(self._pidfd, int(_signal.SIGKILL), 0)
+        except ProcessLookupError:
+            return
+
+    @property
+    def status(self) -> Status | None:
+        """How it ended; None while it runs."""
+        return self._reap() if self.done() else None
+
+    @property
+    def rusage(self) -> resource.struct_rusage | None:
+        """What it used; None while it runs, and where another reaped it."""
+        _ = self.status
+        return to_rusage(self._usage) if self._usage is not None else None
+
+    def close(self) -> None:
+        """Let go of the pidfd and of the result, reaping the process if it has ended."""
+        if self._pidfd < 0:
+            return
+        if self.done():
+            self._reap()
+            if self._outcome is None:
+                self._outcome = self._read()
+        else:
+            _abandoned.append(self._pidfd)
+            self._pidfd = -1
+        if self._page is not None:
+            self._page.close()
+            self._page = None
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def __del__(self) -> None:
+        if getattr(self, "_pidfd", -1) >= 0 and os is not None:
+            self.close()
+
+
+# pidfds of copied processes whose Task was let go of while they ran: reaped when they have ended.
+_abandoned: list[int] = []
+
+
+def reap_abandoned() -> None:
+    """Reap the copied processes whose Task is gone, as far as they have ended."""
+    for fd in list(_abandoned):
+        if wait_readable(fd, 0):
+            _abandoned.remove(fd)
+            try:
+                _core.waitid(P_PIDFD, fd, os.WEXITED | WALL)
+            except ChildProcessError:
+                pass
+            os.close(fd)
+
+
+def failure(pid: int, status: Status) -> TaskFailed:
+    """The exception for a task that left no result, by how it ended."""
+    if status.signal is not None:
+        return TaskKilled(pid=pid, status=status)
+    if status.known:
+        return TaskExited(pid=pid, status=status)
+    return TaskLost(pid=pid, status=status)
+
+
+def wait_any(tasks: Iterable[Task], timeout: float | None = None) -> list[Task]:
+    """Wait until at least one task has ended.
+
+    Args:
+        tasks: tasks, or anything with a fileno() that becomes readable at its end; thousands are fine.
+        timeout: seconds; None waits for ever.
+
+    Returns:
+        Those that have ended, in the order given; empty when the time is over first, or when there are no tasks.
+    """
+    waiting = list(tasks)
+    if timeout != 0 and not any(task.done() for task in waiting):
+        poll = select.poll()
+        by_fd = {task.fileno(): task for task in waiting}
+        for fd in by_fd:
+            poll.register(fd, select.POLLIN)
+        for fd, _ in poll.poll(None if timeout is None else timeout * 1000) if by_fd else ():
+            by_fd[fd].wait()
+    return [task for task in waiting if task.done()]
+
+
+def wait_all(tasks: Iterable[Task], timeout: float | None = None) -> list[Task]:
+    """Wait until every task has ended.
+
+    Args:
+        tasks: as for wait_any.
+        timeout: seconds for all of them together; None waits for ever.
+
+    Returns:
+        Those that have ended, in the order given: all of them unless the time was over first.
+    """
+    waiting = list(tasks)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    for task in waiting:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            task.wait(left)
+        except TaskTimeout:
+            break
+    return [task for task in waiting if task.done()]

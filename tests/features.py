@@ -1,0 +1,358 @@
+"""What this machine and this user can do: the only source of skips.
+
+Each probe is a function made before the act, and returns why the thing is not to be had, or None if it is. A probe
+looks at the thing itself, by raw system calls or by the system's own tools, and never through sysclone: a bug of ours
+must fail a test, not skip it. tests/allowed_skips.txt says which of these may be missing where the suite must be whole.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import os
+import platform
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+Probe = Callable[[], str | None]
+PROBES: dict[str, Probe] = {}
+
+NOBODY = 65534
+CAP_SETGID, CAP_SETUID, CAP_SYS_PTRACE, CAP_SYS_ADMIN = 6, 7, 19, 21
+SYS_KCMP = {"x86_64": 312, "aarch64": 272}
+SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
+SYS_PIDFD_OPEN, SYS_CLONE3, SYS_PIDFD_GETFD = 434, 435, 438
+SECCOMP_GET_ACTION_AVAIL, SECCOMP_RET_ERRNO = 2, 0x00050000
+PIDFD_INFO_EXIT = 1 << 3
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def requires(*features: str) -> pytest.MarkDecorator:
+    """The mark of a test that needs these features; an unknown name is an error at once."""
+    unknown = [name for name in features if name not in PROBES]
+    if unknown:
+        raise ValueError(f"no probe in features.py for: {', '.join(unknown)}")
+    return pytest.mark.needs(*features)
+
+
+@functools.cache
+def why_not(feature: str) -> str | None:
+    """Why a feature is not to be had here, or None if it is."""
+    return PROBES[feature]()
+
+
+def have(feature: str) -> bool:
+    """Whether a feature is to be had here."""
+    return why_not(feature) is None
+
+
+def probe(function: Probe) -> Probe:
+    """Enter a function in the table of probes, under its own name."""
+    PROBES[function.__name__] = function
+    return function
+
+
+# --- ways to ask
+
+
+def raw(number: int, *arguments: int | ctypes.Array[ctypes.c_char]) -> int:
+    """A system call, as the kernel answers it: a result, or an errno as a negative number."""
+    words = [ctypes.c_long(word) if isinstance(word, int) else word for word in arguments]
+    result: int = libc.syscall(ctypes.c_long(number), *words)
+    return result if result != -1 else -ctypes.get_errno()
+
+
+def says(*command: str, user: int | None = None) -> str | None:
+    """None if a command succeeds, else the last line of what it said."""
+    if shutil.which(command[0]) is None:
+        return f"there is no {command[0]}"
+    identity = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, cwd="/", check=False, **identity)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{' '.join(command)}: {error}"
+    lines = (done.stderr or done.stdout).strip().splitlines()
+    return None if done.returncode == 0 else lines[-1] if lines else f"{command[0]} left with {done.returncode}"
+
+
+def capable(*bits: int) -> str | None:
+    """None if this process has these capabilities in effect."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            effective = int(line.split()[1], 16)
+            missing = [bit for bit in bits if not effective >> bit & 1]
+            return f"capabilities {missing} are not in effect" if missing else None
+    return "/proc/self/status has no CapEff"
+
+
+def error_name(result: int) -> str:
+    """The name of a negative errno."""
+    return errno.errorcode.get(-result, str(result))
+
+
+@contextmanager
+def own_pidfd() -> Iterator[int]:
+    """A pidfd of this process, or a negative errno."""
+    pidfd = raw(SYS_PIDFD_OPEN, os.getpid(), 0)
+    try:
+        yield pidfd
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)
+
+
+# --- who we are
+
+
+@probe
+def root() -> str | None:
+    """Root with what root is for: other ids, and administration."""
+    return "not root" if os.geteuid() else capable(CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN)
+
+
+@probe
+def nobody() -> str | None:
+    """A process may become nobody and lose every privilege."""
+    return capable(CAP_SETGID, CAP_SETUID)
+
+
+@probe
+def nobody_python() -> str | None:
+    """Nobody can run this very interpreter, with what is installed in it."""
+    return nobody() or says(sys.executable, "-c", "import sysclone", user=NOBODY)
+
+
+@probe
+def two_cores() -> str | None:
+    """Two tasks can run at once."""
+    return None if len(os.sched_getaffinity(0)) > 1 else "one core"
+
+
+# --- calls
+
+
+@probe
+def clone3() -> str | None:
+    """The kernel, and what filters it, know clone3."""
+    result = raw(SYS_CLONE3, 0, 0)
+    return None if result == -errno.EINVAL else f"clone3 says {error_name(result)}"
+
+
+@probe
+def pidfd() -> str | None:
+    """pidfd_open."""
+    with own_pidfd() as fd:
+        return None if fd >= 0 else f"pidfd_open says {error_name(fd)}"
+
+
+@probe
+def pidfd_getfd() -> str | None:
+    """pidfd_getfd, from a process of one's own."""
+    with own_pidfd() as pidfd_, tempfile.TemporaryFile() as file:
+        fd = raw(SYS_PIDFD_GETFD, pidfd_, file.fileno(), 0)
+        if fd >= 0:
+            os.close(fd)
+        return None if fd >= 0 else f"pidfd_getfd says {error_name(fd)}"
+
+
+def ask_pidfd_info(mask: int) -> int:
+    """The mask that PIDFD_GET_INFO answers, or a negative errno."""
+    import fcntl
+
+    asked = bytearray(64)
+    struct.pack_into("Q", asked, 0, mask)
+    with own_pidfd() as fd:
+        try:
+            fcntl.ioctl(fd, 3 << 30 | 64 << 16 | 0xFF << 8 | 11, asked)  # _IOWR(PIDFS_IOCTL_MAGIC, 11, 64 bytes)
+        except OSError as error:
+            return -(error.errno or errno.EIO)
+    return int(struct.unpack_from("Q", asked)[0])
+
+
+@probe
+def pidfd_info() -> str | None:
+    """ioctl(pidfd, PIDFD_GET_INFO): Linux 6.13."""
+    answer = ask_pidfd_info(1)
+    return None if answer >= 0 else f"PIDFD_GET_INFO says {error_name(answer)}"
+
+
+@probe
+def pidfd_info_exit() -> str | None:
+    """PIDFD_GET_INFO tells the status of a task that was waited for: Linux 6.15."""
+    missing = pidfd_info()
+    if missing:
+        return missing
+    child = os.posix_spawn("/bin/true", ["true"], {})
+    fd = raw(SYS_PIDFD_OPEN, child, 0)
+    os.waitpid(child, 0)
+    try:
+        import fcntl
+
+        asked = bytearray(64)
+        struct.pack_into("Q", asked, 0, PIDFD_INFO_EXIT)
+        fcntl.ioctl(fd, 3 << 30 | 64 << 16 | 0xFF << 8 | 11, asked)
+        return None if struct.unpack_from("Q", asked)[0] & PIDFD_INFO_EXIT else "the answer has no status"
+    except OSError as error:
+        return f"PIDFD_GET_INFO of the dead says {errno.errorcode.get(error.errno or 0)}"
+    finally:
+        os.close(fd)
+
+
+@probe
+def kcmp() -> str | None:
+    """kcmp, of this process with itself."""
+    result = raw(SYS_KCMP[platform.machine()], os.getpid(), os.getpid(), 1, 0, 0)
+    return None if result == 0 else f"kcmp says {error_name(result)}"
+
+
+@probe
+def seccomp() -> str | None:
+    """Seccomp filters that answer with an errno."""
+    action = ctypes.create_string_buffer(struct.pack("I", SECCOMP_RET_ERRNO))
+    result = raw(SYS_SECCOMP[platform.machine()], SECCOMP_GET_ACTION_AVAIL, 0, action)
+    return None if result == 0 else f"seccomp says {error_name(result)}"
+
+
+@probe
+def set_tid() -> str | None:
+    """clone3's set_tid: Linux 5.5, and the right to choose pids in this pid namespace."""
+    return clone3() or root()
+
+
+# --- namespaces
+
+
+@probe
+def user_namespaces() -> str | None:
+    """This user may make a user namespace and be root there."""
+    return says("unshare", "--user", "--map-root-user", "true")
+
+
+@probe
+def unprivileged_user_namespaces() -> str | None:
+    """Nobody may make a user namespace and be root there."""
+    return nobody() or says("unshare", "--user", "--map-root-user", "true", user=NOBODY)
+
+
+def namespace(kind: str, *options: str) -> str | None:
+    """None if this user may make such a namespace, within a user namespace unless root."""
+    if not Path(f"/proc/self/ns/{kind}").exists():
+        return f"the kernel has no {kind} namespaces"
+    return says("unshare", *([] if have("root") else ["--user", "--map-root-user"]), *options, "true")
+
+
+@probe
+def mount_namespaces() -> str | None:
+    """A mount namespace."""
+    return namespace("mnt", "--mount")
+
+
+@probe
+def pid_namespaces() -> str | None:
+    """A pid namespace."""
+    return namespace("pid", "--pid", "--fork")
+
+
+@probe
+def net_namespaces() -> str | None:
+    """A network namespace."""
+    return namespace("net", "--net")
+
+
+@probe
+def uts_namespaces() -> str | None:
+    """A UTS namespace."""
+    return namespace("uts", "--uts")
+
+
+@probe
+def ipc_namespaces() -> str | None:
+    """An IPC namespace."""
+    return namespace("ipc", "--ipc")
+
+
+@probe
+def cgroup_namespaces() -> str | None:
+    """A cgroup namespace."""
+    return namespace("cgroup", "--cgroup")
+
+
+@probe
+def time_namespaces() -> str | None:
+    """A time namespace: Linux 5.6."""
+    return namespace("time", "--time")
+
+
+# --- cgroups
+
+
+def cgroup_mount(kind: str) -> Path | None:
+    """Where the first cgroup hierarchy of a kind, "cgroup" or "cgroup2", is mounted."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if after.split()[0] == kind:
+            return Path(before.split()[4])
+    return None
+
+
+def cgroup_writable(kind: str) -> str | None:
+    """None if this user may make a cgroup in such a hierarchy and move a process in."""
+    mount = cgroup_mount(kind)
+    if mount is None:
+        return f"no {kind} hierarchy is mounted"
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="probe-", dir=mount))
+    except OSError as error:
+        return f"{mount}: {error.strerror}"
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    try:
+        (folder / "cgroup.procs").write_text(str(child.pid))
+    except OSError as error:
+        return f"{folder}/cgroup.procs: {error.strerror}"
+    finally:
+        child.communicate()
+        folder.rmdir()
+    return None
+
+
+@probe
+def cgroup2() -> str | None:
+    """A cgroup v2 hierarchy to make groups in."""
+    return cgroup_writable("cgroup2")
+
+
+@probe
+def cgroup1() -> str | None:
+    """A cgroup v1 hierarchy to make groups in."""
+    return cgroup_writable("cgroup")
+
+
+# --- tools
+
+
+@probe
+def strace() -> str | None:
+    """Strace can follow a program here."""
+    return says("strace", "-f", "-o", "/dev/null", "-e", "trace=clone,clone3", "sh", "-c", "true & wait")
+
+
+@probe
+def gdb() -> str | None:
+    """There is gdb."""
+    return says("gdb", "--version")
+
+
+@probe
+def compiler() -> str | None:
+    """There is a C compiler, with nm beside it."""
+    return says("gcc", "--version") or says("nm", "--version")

@@ -1,0 +1,187 @@
+"""The suite's own instruments: what is left behind is seen, probes have names, and a hung run is ended from outside."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import features
+import leftovers
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def before(monkeypatch):
+    """What is held before the leak; little patience with what follows."""
+    monkeypatch.setattr(leftovers, "PATIENCE", 0.1)
+    return leftovers.look()
+
+
+def test_an_open_fd_is_seen(before):
+    """An fd that a test leaves open is named with what it leads to."""
+    with open("/dev/null") as file:
+        left = leftovers.settle(before, set())
+        expected = [f"fd {file.fileno()} -> /dev/null"]
+
+    assert left == expected
+
+
+def test_a_replaced_fd_is_seen(before):
+    """An fd that leads elsewhere than before is named though its number is not new."""
+    kept = os.dup(0)
+    null = os.open("/dev/zero", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    try:
+        left = [line for line in leftovers.settle(before, set()) if "/dev/zero" in line]
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+
+    assert left == ["fd 0 -> /dev/zero"]
+
+
+def test_a_zombie_is_seen(before):
+    """A child that nobody waited for is named."""
+    pid = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    left = leftovers.settle(before, set())
+    os.waitpid(pid, 0)
+
+    assert len(left) == 1
+    assert left[0].startswith(f"zombie {pid} (true")
+
+
+def test_a_live_child_is_seen(before):
+    """A child that goes on is named with its command line."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        left = [line for line in leftovers.settle(before, {"fds"}) if str(child.pid) in line]
+
+    assert len(left) == 1
+    assert left[0].endswith(": cat")
+
+
+def test_a_thread_is_seen(before):
+    """A thread that goes on is named."""
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    left = leftovers.settle(before, set())
+    end.set()
+    thread.join()
+
+    assert [line.split()[:2] for line in left] == [["thread", str(thread.native_id)]]
+
+
+def test_a_shared_mapping_is_seen(before):
+    """Shared anonymous memory that stays mapped is counted."""
+    with mmap.mmap(-1, 8192):
+        left = leftovers.settle(before, set())
+
+    assert [line.split()[1] for line in left] == ["/dev/zero", "/dev/zero"]
+
+
+def test_what_ends_in_time_is_let_be(monkeypatch):
+    """A thread that is on its way out is waited for."""
+    monkeypatch.setattr(leftovers, "PATIENCE", 10.0)
+    before = leftovers.look()
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    threading.Timer(0.1, end.set).start()
+
+    assert leftovers.settle(before, set()) == []
+
+
+def test_what_is_allowed_is_let_be(before):
+    """A kind of leftover that a test is marked for does not fail it."""
+    with open("/dev/null"):
+        assert leftovers.settle(before, {"fds"}) == []
+
+
+def test_unknown_features_are_refused():
+    """A need without a probe is an error where it is written."""
+    with pytest.raises(ValueError, match=r"no probe in features\.py for: telepathy"):
+        features.requires("root", "telepathy")
+
+
+def test_probes_say_what_they_probe():
+    """Each probe has a docstring."""
+    assert [name for name, probe in features.PROBES.items() if not probe.__doc__] == []
+
+
+def test_allowed_skips_are_of_tests_and_features_that_exist():
+    """Each line of allowed_skips.txt names a file of tests and a probe."""
+    lines = (ROOT / "tests" / "allowed_skips.txt").read_text().splitlines()
+    pairs = [line.split()[:2] for line in lines if line and not line.startswith("#")]
+
+    assert [prefix for prefix, _ in pairs if not (ROOT / prefix.partition("::")[0]).exists()] == []
+    assert {feature for _, feature in pairs} <= set(features.PROBES)
+
+
+WATCH = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import watchdog
+command, test_seconds = json.loads(sys.argv[3])
+journal = watchdog.Journal(Path(sys.argv[2]))
+outcome = watchdog.watch(command, {"PATH": "/usr/bin:/bin"}, journal, test_seconds, 20)
+print(json.dumps([outcome.exit_code, outcome.killed, outcome.strays]))
+"""
+
+
+def watched(tmp_path, script: str, test_seconds: float = 20.0) -> tuple[str, list[object]]:
+    """What the watchdog prints about a shell script, and what it reports of it."""
+    job = json.dumps([["sh", "-c", script], test_seconds])
+    command = [sys.executable, "-c", WATCH, str(ROOT / "tools"), str(tmp_path / "journal"), job]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    *told, report = done.stdout.splitlines()
+    return "\n".join(told), json.loads(report)
+
+
+def test_watchdog_passes_an_exit_code_on(tmp_path):
+    """A command that ends by itself is reported as it ended."""
+    assert watched(tmp_path, "exit 3")[1] == [3, None, []]
+
+
+def test_watchdog_ends_a_hung_test(tmp_path):
+    """A test over its limit is named, its tasks are described, and everything is killed though it ignores SIGABRT."""
+    (tmp_path / "journal").write_text(json.dumps({"begin": "tests/x.py::test_y", "at": 0.0}) + "\n")
+    told, (code, killed, strays) = watched(tmp_path, "trap '' ABRT; sleep 87654 & wait; wait", test_seconds=1.0)
+
+    assert code == -9
+    assert str(killed).startswith("hung for")
+    assert str(killed).endswith("tests/x.py::test_y")
+    assert strays == []
+    assert "sleep 87654" in told
+    assert "syscall" in told
+    assert not running("sleep 87654")
+
+
+def test_watchdog_names_what_is_left_running(tmp_path):
+    """A process that outlives the command, in a session of its own, is reported and killed."""
+    _, (code, killed, strays) = watched(tmp_path, "setsid sleep 87655 >/dev/null 2>&1 &")
+
+    assert (code, killed) == (0, None)
+    assert [stray.split(" ", 1)[1] for stray in strays] == ["(sleep) sleep 87655"]
+    assert not running("sleep 87655")
+
+
+def running(command: str) -> bool:
+    """Whether a process with this command line is there."""
+    words = command.replace(" ", "\0").encode() + b"\0"
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes() == words:
+                return True
+        except OSError:
+            continue
+    return False
