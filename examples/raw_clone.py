@@ -23,7 +23,7 @@ import errno
 import os
 import signal
 
-from sysclone import Context, lowlevel
+from sysclone import Context, Share, lowlevel
 from sysclone.lowlevel import CLONE_VM, CloneArgs
 
 SIZE = 64 * 1024
@@ -47,7 +47,7 @@ def exit_code(pid: int, options: int = 0) -> str:
 
 def main() -> None:
     signal.signal(signal.SIGUSR1, lambda number, frame: None)
-    print(f"library: clone(fn, stack, flags, arg): fn gave {Context(stack_bytes=SIZE).call(int, '42')}")
+    print(f"library: clone(fn, stack, flags, arg): fn gave {Context(share=Share.VM, stack_bytes=SIZE).call(int, '42')}")
 
     pid = go_on_twice(signal.SIGCHLD)
     print(f"kernel:  clone(SIGCHLD) went on twice: the child {exit_code(pid)}")

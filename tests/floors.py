@@ -15,9 +15,9 @@ PACKAGE = "sysclone"
 TOP = 7
 FLOORS = {
     0: ("_core", "_version"),
-    1: ("_flags", "_errors", "_kernel", "errors", "lowlevel"),
+    1: ("_flags", "_errors", "_hints", "_path_hints", "_kernel", "errors", "lowlevel"),
     2: ("_context", "_explain", "_proc", "_status"),
-    3: ("_task", "_cgroup", "_namespaces", "_result", "_steps"),
+    3: ("_task", "_cgroup", "_namespaces", "_result", "_steps", "_wait"),
     4: ("_api", "_call", "_popen"),
     5: ("executor", "asyncio"),
     6: ("cli", "__main__"),

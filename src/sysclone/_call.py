@@ -9,12 +9,13 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import time
 
 from . import _core
 from ._cgroup import CgroupDirectory
 from ._context import Description
 from ._errors import Cancelled, CloneError, SyscloneWarning, TaskTimeout, Unsupported
-from ._flags import Share
+from ._flags import Share, format_step
 from ._result import RAISED, UNPICKLABLE, ResultPage
 from ._status import Status
 from ._task import _STOP_CANCEL, STOP_PATIENCE, CopiedTask, LightTask, Task, failure, reap_abandoned
@@ -39,15 +40,16 @@ _RAW_ONLY: Final = Share.FILES | Share.FS | Share.IO | Share.SYSVSEM
 
 
 def _clone_failed(plan: _core.Plan, errno: int, step: str) -> CloneError:
-    return CloneError(errno, step=_step_name(plan, step))
+    if step == "pthread_create" and plan.stack_bytes:
+        step = f"pthread_create(a stack of {plan.stack_bytes} bytes)"
+    return CloneError(errno, step=step if step != "clone" else clone_step(plan))
 
 
-def _step_name(plan: _core.Plan, step: str) -> str:
-    from ._flags import format_flags
-
-    if step != "clone":
-        return step
-    return f"clone3({format_flags(plan.flags, plan.exit_signal).replace('CLONE_', '')})"
+def clone_step(plan: _core.Plan) -> str:
+    """What a refused clone is called in its error."""
+    return format_step(
+        "clone3", plan.flags, set_tid=plan.tids or None, cgroup=plan.cgroup if plan.cgroup >= 0 else None
+    )
 
 
 def _ended(plan: _core.Plan, outcome: tuple[Any, ...]) -> BaseException:
@@ -209,11 +211,12 @@ def other_threads() -> int:
     if _core.single_threaded():
         return 0
     idle, _busy = _core.pool_info()
-    return max(0, len(os.listdir("/proc/self/task")) - 1 - idle) or _sharers_beside(idle)
-
-
-def _sharers_beside(idle: int) -> int:
-    return 0 if idle else 1
+    try:
+        threads = len(os.listdir("/proc/self/task")) - 1 - idle
+    except OSError as e:
+        raise CloneError(e.errno or 0, step="open(/proc/self/task)") from None
+    # No other thread, and not alone: a light process, or the creator of one.
+    return max(0, threads) or (0 if idle else 1)
 
 
 def _way(context: Description) -> int:
@@ -242,6 +245,8 @@ def start_copied(
 ) -> CopiedTask:
     """A function in a copy of the memory, as after fork."""
     reap_abandoned()
+    context.plan("copied")
+    began = time.monotonic()
     way = _way(context)
     _flush()
     page = ResultPage()
@@ -261,9 +266,8 @@ def start_copied(
     except BaseException:
         page.close()
         raise
-    return CopiedTask(
-        pid, pidfd, page, getattr(fn, "__qualname__", type(fn).__name__), context.parent == "caller", context.timeout
-    )
+    what = getattr(fn, "__qualname__", type(fn).__name__)
+    return CopiedTask(pid, pidfd, page, what, context.parent == "caller", context.timeout, began)
 
 
 def _copy(context: Description, way: int, page: ResultPage, cgroup: int) -> tuple[int, int]:
@@ -271,7 +275,8 @@ def _copy(context: Description, way: int, page: ResultPage, cgroup: int) -> tupl
     try:
         return _core.copied(plan, way, page.map)
     except OSError as e:
-        raise CloneError(e.errno or 0, step="fork()" if way == _FORK else _step_name(plan, "clone")) from None
+        step = e.filename or ("fork()" if way == _FORK else clone_step(plan))
+        raise CloneError(e.errno or 0, step=step) from None
 
 
 def _child_main(

@@ -6,6 +6,7 @@ import os
 from errno import EINVAL
 
 from ._errors import CloneError
+from ._kernel import can_be_born_in_cgroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ class CgroupDirectory:
 
     @property
     def can_be_born_in(self) -> bool:
-        """Whether it is of version 2, where CLONE_INTO_CGROUP works."""
-        return self._has("cgroup.controllers")
+        """Whether it is of version 2 and this kernel has CLONE_INTO_CGROUP; otherwise a task is moved."""
+        return self._has("cgroup.controllers") and can_be_born_in_cgroup()
 
     def enter(self) -> None:
         """Move the calling process here.

@@ -197,6 +197,21 @@ class Description:
         if self.tid is not None and self.call_name == "clone":
             raise ContextError("tid= needs clone3, and a sibling with an exit signal the old clone", field="tid")
 
+    def _check_kind(self, kind: str) -> None:
+        if kind == "light" and Namespace.TIME in self.new:
+            raise ContextError(
+                "new=TIME with share=VM: a task that shares memory enters its time namespace only at exec", field="new"
+            )
+        if kind == "copied" and self.stack_bytes is not None:
+            raise ContextError(
+                "stack_bytes without share=VM: a copied process has a copy of its caller's stack", field="stack_bytes"
+            )
+        if kind == "copied" and self.suspend_caller:
+            raise ContextError(
+                "suspend_caller without share=VM: every Python thread would wait with the caller, who holds the GIL",
+                field="suspend_caller",
+            )
+
     def _field_of(self, flags: int) -> str:
         for flag, field in _FIELD_OF_FLAG.items():
             if flags & flag & self.flags:
@@ -214,6 +229,7 @@ class Description:
             drop: flags not to pass on.
             timeout: whether the core is to keep the time limit.
         """
+        self._check_kind(kind)
         key = (kind, drop, timeout)
         if cgroup < 0 and key in self._plans:
             return self._plans[key]

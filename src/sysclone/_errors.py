@@ -100,9 +100,7 @@ class CloneError(SyscloneError, OSError):
         self.filename = filename
         self.step = step
         if hint is None:
-            from ._hints import hint_for
-
-            hint = hint_for(step, errno, filename)
+            hint = _look_for_a_hint(step, errno, filename)
         self.hint: str = hint
 
     def _public(self) -> type[SyscloneError]:
@@ -111,6 +109,16 @@ class CloneError(SyscloneError, OSError):
     def __str__(self) -> str:
         refusal = f"{self.step}: {error_name(self.errno)} {self.strerror}"
         return f"{refusal}\n{self.hint}" if self.hint else refusal
+
+
+def _look_for_a_hint(step: str, errno: int, filename: str | bytes | None) -> str:
+    """A hint, or nothing where looking fails: with a full file table not even an import works."""
+    try:
+        from ._hints import hint_for
+
+        return hint_for(step, errno, filename)
+    except Exception:
+        return ""
 
 
 _COMBINED: dict[tuple[type[OSError], type[OSError]], type[CloneError]] = {}

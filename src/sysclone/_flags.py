@@ -90,9 +90,7 @@ class Namespace(enum.IntFlag):
 
 
 BITS = {flag.name: int(flag) for flag in Clone if flag.name}
-NAMED = 0
-for _bit in BITS.values():
-    NAMED |= _bit
+NAMED = sum(BITS.values())
 
 # The Linux release that brought each switch that is younger than clone3's oldest ancestors.
 SINCE = {

@@ -7,8 +7,9 @@ a size or pointer that is wrong on purpose tell nothing. The child shares memory
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-from errno import EINVAL, ENOSYS, EPERM
+from errno import EBADF, EINVAL, ENOSYS, EPERM
 
 from ._flags import SIGNAL_MAX, SINCE, Clone, Dialect
 
@@ -24,7 +25,7 @@ _NO_FD = 0x7FFFFFFF
 def release() -> tuple[int, int]:
     """The running kernel's release: (6, 18)."""
     major, minor = os.uname().release.split(".")[:2]
-    return int(major), int("".join(digit for digit in minor if digit.isdigit()) or 0)
+    return int(major), int("".join(itertools.takewhile(str.isdigit, minor)))
 
 
 def is_at_least(since: str) -> bool:
@@ -43,6 +44,16 @@ def known_flags() -> int:
         return functools.reduce(lambda known, flag: known | int(flag), _by_release(), _LEGACY)
     young = [1 << bit for bit in range(64) if not _LEGACY >> bit & 1]
     return functools.reduce(lambda known, bit: known | (bit if _probe(bit) != EINVAL else 0), young, _LEGACY)
+
+
+def can_be_born_in_cgroup() -> bool:
+    """Whether CLONE_INTO_CGROUP works here and now: Linux 5.7, and no seccomp filter before clone3.
+
+    Asked each time, since a filter may have come meanwhile: an fd that cannot be open is refused as one by who knows it.
+    """
+    from . import _core
+
+    return _core.probe_clone3(_VM | int(Clone.INTO_CGROUP), 0, _NO_FD) == EBADF
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from . import _core
 from ._cgroup import CgroupDirectory
 from ._context import Description
 from ._errors import CloneError, ContextError, SyscloneWarning
-from ._flags import Share, format_flags
+from ._flags import Share, format_flags, format_step
 from ._status import Status
 from ._wait import late_status, reap, to_rusage, wait_readable
 
@@ -173,10 +173,9 @@ class Popen(_Base):
             why = f": {exception!r}" if exception is not None else ": it ended the child"
             raise subprocess.SubprocessError(f"Exception occurred in preexec_fn{why}") from exception
         if step < 0:
-            raise CloneError(
-                errno,
-                step=f"clone3({format_flags(int(self.context.flags), self.context.signal).replace('CLONE_', '')})",
-            )
+            context = self.context
+            tried = format_step("clone3", int(context.flags), set_tid=context.tid, cgroup=context.cgroup)
+            raise CloneError(errno, step=tried)
         name, filename = _STEPS[step], None
         if step in (_STEP_CHDIR, _STEP_EXEC):
             filename = cwd if step == _STEP_CHDIR else program
@@ -247,8 +246,9 @@ class Popen(_Base):
 
     def _wait(self, timeout: float | None) -> int:
         if self.returncode is None and self.pidfd < 0:
-            self._by_number(super()._wait(timeout))
-            return int(self.returncode)
+            code = super()._wait(timeout)
+            self._by_number(code)
+            return code
         if timeout is not None and self.returncode is None and not wait_readable(self.pidfd, timeout):
             raise subprocess.TimeoutExpired(self.args, timeout)
         with self._waitpid_lock:

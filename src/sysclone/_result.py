@@ -11,7 +11,7 @@ from __future__ import annotations
 import mmap
 import os
 
-from ._errors import ResultError
+from ._errors import CloneError, ResultError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,13 +36,16 @@ class ResultPage:
     """One child's result. The creator closes it; the child only writes."""
 
     def __init__(self) -> None:
-        self._fd = os.memfd_create("sysclone", os.MFD_CLOEXEC)
+        try:
+            self._fd = os.memfd_create("sysclone", os.MFD_CLOEXEC)
+        except OSError as e:
+            raise CloneError(e.errno or 0, step="memfd_create(sysclone)") from None
         try:
             os.ftruncate(self._fd, SIZE)
             self.map = mmap.mmap(self._fd, SIZE)
-        except BaseException:
+        except OSError as e:
             os.close(self._fd)
-            raise
+            raise CloneError(e.errno or 0, step=f"mmap(memfd, {SIZE})") from None
 
     def close(self) -> None:
         """Let go of the memory and the fd."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import select
 import signal as _signal
@@ -177,6 +178,8 @@ class LightTask(Task):
         self._job = job
         self._what = what
         self._thread = thread
+        self._closed = False
+        self._stopped_after: float | None = None
         self.pid = job.pid
         self._status: Status | None = None
 
@@ -187,6 +190,8 @@ class LightTask(Task):
 
     def fileno(self) -> int:
         """An eventfd, readable from the function's end on."""
+        if self._closed:
+            raise ValueError(f"{self} was closed")
         return self._job.fileno()
 
     def done(self) -> bool:
@@ -202,12 +207,20 @@ class LightTask(Task):
     def result(self, timeout: float | None = None, *, cancel: bool = False) -> Any:
         """What the function returned: the same object."""
         if not self._job.wait(timeout):
+            seconds = timeout or 0.0
             if cancel:
                 self._job.stop(_STOP_TIMEOUT)
-                if self._job.wait(STOP_PATIENCE):
-                    return self._job.result()
-            raise TaskTimeout(pid=self.pid, seconds=timeout or 0.0, still_running=True)
-        return self._job.result()
+                self._stopped_after = seconds
+            if not cancel or not self._job.wait(STOP_PATIENCE):
+                raise TaskTimeout(pid=self.pid, seconds=seconds, still_running=True)
+        return self._job.result() if self._stopped_after is None else self._stopped_result(self._stopped_after)
+
+    def _stopped_result(self, seconds: float) -> Any:
+        try:
+            return self._job.result()
+        except TaskTimeout as e:
+            e.seconds = seconds
+            raise
 
     def cancel(self) -> None:
         """Raise Cancelled in the function; one that is blocked in the kernel is killed where that is safe."""
@@ -239,13 +252,21 @@ class LightTask(Task):
         if self._job.done():
             _ = self.status
         self._job.close()
+        self._closed = True
 
 
 class CopiedTask(Task):
     """A copied process: its own memory, its result in a page that both see."""
 
     def __init__(
-        self, pid: int, pidfd: int, page: ResultPage, what: str, own_child: bool, timeout: float | None
+        self,
+        pid: int,
+        pidfd: int,
+        page: ResultPage,
+        what: str,
+        own_child: bool,
+        timeout: float | None,
+        began: float,
     ) -> None:
         self.pid = pid
         self._pidfd = pidfd
@@ -253,11 +274,12 @@ class CopiedTask(Task):
         self._what = what
         self._own_child = own_child
         self._timeout = timeout
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline = None if timeout is None else began + timeout
+        self._lock = _thread.RLock()
+        self._closed = False
         self._status: Status | None = None
         self._usage: tuple[float, ...] | None = None
         self._ended_at: float | None = None
-        self._cancelled = False
         self._outcome: tuple[Any, BaseException | None] | None = None
 
     @property
@@ -266,11 +288,24 @@ class CopiedTask(Task):
         return self._pidfd
 
     def _poll(self, timeout: float | None) -> bool:
-        return self._status is not None or wait_readable(self._pidfd, timeout)
+        """Whether it ends within timeout seconds."""
+        # Its time limit is kept here too: the init of a pid namespace is deaf to the timer that it set itself.
+        if self._status is not None:
+            return True
+        if self._pidfd < 0:
+            raise ValueError(f"task {self.pid} was closed while it ran")
+        if self._deadline is not None:
+            left = max(0.0, self._deadline - time.monotonic())
+            if timeout is None or timeout >= left:
+                if wait_readable(self._pidfd, left):
+                    return True
+                self.kill_now()
+                timeout = None if timeout is None else max(timeout - left, 1.0)
+        return wait_readable(self._pidfd, timeout)
 
     def done(self) -> bool:
-        """Whether the process has ended."""
-        return self._poll(0)
+        """Whether the process has ended; once the Task was closed, whether it had by then."""
+        return self._status is not None or (self._pidfd >= 0 and wait_readable(self._pidfd, 0))
 
     def wait(self, timeout: float | None = None) -> Status:
         """Wait until the process has ended, and reap it."""
@@ -279,10 +314,11 @@ class CopiedTask(Task):
         return self._reap()
 
     def _reap(self) -> Status:
-        if self._status is None:
-            self._ended_at = time.monotonic()
-            self._status, self._usage = reap(self._pidfd, self.pid, self._own_child)
-        return self._status
+        with self._lock:
+            if self._status is None:
+                self._ended_at = time.monotonic()
+                self._status, self._usage = reap(self._pidfd, self.pid, self._own_child)
+            return self._status
 
     def result(self, timeout: float | None = None, *, cancel: bool = False) -> Any:
         """What the function returned: a copy, by pickle."""
@@ -291,10 +327,11 @@ class CopiedTask(Task):
                 self.cancel()
                 self.wait()
             raise TaskTimeout(pid=self.pid, seconds=timeout or 0.0, still_running=not cancel)
-        self._reap()
-        if self._outcome is None:
-            self._outcome = self._read()
-        value, exception = self._outcome
+        with self._lock:
+            self._reap()
+            if self._outcome is None:
+                self._outcome = self._read()
+            value, exception = self._outcome
         if exception is not None:
             raise exception
         return value
@@ -320,9 +357,11 @@ class CopiedTask(Task):
 
     def cancel(self) -> None:
         """Kill the process: it shares no memory, so nothing is left half done here."""
-        if self.done():
-            return
-        self._cancelled = True
+        if not self.done() and self._pidfd >= 0:
+            self.kill_now()
+
+    def kill_now(self) -> None:
+        """SIGKILL, by pidfd."""
         try:
             _core.pidfd_send_signal(self._pidfd, int(_signal.SIGKILL), 0)
         except ProcessLookupError:
@@ -331,6 +370,8 @@ class CopiedTask(Task):
     @property
     def status(self) -> Status | None:
         """How it ended; None while it runs."""
+        if self._status is None and self._pidfd < 0:
+            return Status.unknown("the Task was closed while it ran")
         return self._reap() if self.done() else None
 
     @property
@@ -341,20 +382,19 @@ class CopiedTask(Task):
 
     def close(self) -> None:
         """Let go of the pidfd and of the result, reaping the process if it has ended."""
-        if self._pidfd < 0:
-            return
-        if self.done():
-            self._reap()
-            if self._outcome is None:
-                self._outcome = self._read()
-        else:
-            _abandoned.append(self._pidfd)
-            self._pidfd = -1
-        if self._page is not None:
-            self._page.close()
-            self._page = None
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
+        with self._lock:
+            if self._pidfd < 0:
+                return
+            pidfd = self._pidfd
+            if self.done():
+                self._reap()
+                if self._outcome is None:
+                    self._outcome = self._read()
+                os.close(pidfd)
+            else:
+                # The page's fd stays open until then: a child that shares the file table writes to its number.
+                _abandoned.append((pidfd, self._page))
+                self._page = None
             self._pidfd = -1
 
     def __del__(self) -> None:
@@ -363,19 +403,26 @@ class CopiedTask(Task):
 
 
 # pidfds of copied processes whose Task was let go of while they ran: reaped when they have ended.
-_abandoned: list[int] = []
+_abandoned: list[tuple[int, ResultPage | None]] = []
 
 
 def reap_abandoned() -> None:
     """Reap the copied processes whose Task is gone, as far as they have ended."""
-    for fd in list(_abandoned):
-        if wait_readable(fd, 0):
-            _abandoned.remove(fd)
-            try:
-                _core.waitid(P_PIDFD, fd, os.WEXITED | WALL)
-            except ChildProcessError:
-                pass
-            os.close(fd)
+    for _ in range(len(_abandoned)):
+        try:
+            fd, page = _abandoned.pop(0)
+        except IndexError:
+            return
+        if not wait_readable(fd, 0):
+            _abandoned.append((fd, page))
+            continue
+        try:
+            _core.waitid(P_PIDFD, fd, os.WEXITED | WALL)
+        except ChildProcessError:
+            pass
+        os.close(fd)
+        if page is not None:
+            page.close()
 
 
 def failure(pid: int, status: Status) -> TaskFailed:

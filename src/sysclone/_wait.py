@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 P_PIDFD: Final = 3
 WALL: Final = 0x40000000
 _INFO_EXIT: Final = 1 << 3
+_KCMP_SYSVSEM: Final = 6
 
 
 def wait_readable(fd: int, timeout: float | None) -> bool:
@@ -61,6 +62,8 @@ def _zombie_status(pidfd: int, pid: int) -> Status | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as f:
             fields = f.read().rpartition(b")")[2].split()
+        # To who may not look, the kernel shows 0 there. kcmp asks for the same permission, and says so.
+        _core.kcmp(pid, pid, _KCMP_SYSVSEM, 0, 0)
         # Still the same process: its pidfd can be signalled until it is reaped.
         _core.pidfd_send_signal(pidfd, 0, 0)
     except OSError:

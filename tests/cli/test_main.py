@@ -15,7 +15,7 @@ IMPORTED = """
 import sys
 from sysclone.cli import main
 status = main(sys.argv[1:])
-print(*sorted(name for name in sys.modules if name.startswith("sysclone.cli.") or name in {"rich", "json", "ctypes"}))
+print(*sorted(name for name in sys.modules if name.startswith("sysclone.cli.") or name in {"rich", "json", "ctypes", "shutil"}))
 """
 
 
@@ -96,6 +96,13 @@ def test_output_that_nobody_reads(sysclone, words):
         os.close(writer)
 
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_output_in_a_poor_encoding(sysclone):
+    """What the output's encoding has no letter for is spelled out."""
+    done = sysclone("call", "builtins:chr", "960", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+
+    assert (done.returncode, done.stdout) == (0, "'\\u03c0'\n")
 
 
 def test_module_and_script_are_one():

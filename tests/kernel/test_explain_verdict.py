@@ -11,22 +11,21 @@ from __future__ import annotations
 import inspect
 import os
 import random
-import signal
 import struct
 import subprocess
 import sys
 from errno import EBADF, errorcode
-from subprocess import PIPE
 
 import pytest
 from features import have, requires
-from sysclone import _kernel, explain
+
+from sysclone import _core, _kernel, explain
 from sysclone._flags import RULES, Clone, Namespace, Rule, broken_rules, format_flags, format_signal
 
 CASES = int(os.environ.get("SYSCLONE_VERDICT_CASES", "50000"))
 SEED = int(os.environ.get("SYSCLONE_VERDICT_SEED", "20"))
-SECONDS = 600
-"""How long the kernel may take in all; half a minute is what it takes on two idle cores."""
+SECONDS = 300
+"""How long the kernel may take for each call; half a minute is what it takes on two cores that are not idle."""
 
 NOT_ASKED = 255
 FLAGS = [int(flag) for flag in Clone]
@@ -78,17 +77,19 @@ def cases(call: str) -> list[Case]:
 def prober() -> None:  # pragma: no cover
     """Ask the kernel about each case on stdin; write one errno each. Runs alone, in a process of its own.
 
-    This process only reaps: siblings of the worker are its children. The worker is never waited for by what it clones.
+    Its memory is copied by most of the clones, so it has little: no site, and the extension without its package. This
+    process only lets the kernel reap: siblings of the worker are its children.
     """
+    import importlib.util
     import mmap
     import os
     import signal
     import struct
     import sys
-    from contextlib import suppress
 
-    from sysclone import _core
-
+    spec = importlib.util.spec_from_file_location("_core", sys.argv[3])
+    _core = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(_core)
     wall, parent_or_thread = 0x40000000, 0x18000
     fatal = {signal.SIGKILL, signal.SIGSTOP, 32, 33}  # what cannot be ignored, or not by libc
 
@@ -117,8 +118,8 @@ def prober() -> None:  # pragma: no cover
     asked = list(struct.iter_unpack("QQ", sys.stdin.buffer.read()))
     answers = mmap.mmap(-1, len(asked))
     answers[:] = b"\xff" * len(asked)
-    worker = os.fork()
-    if worker == 0:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    if os.fork() == 0:
         for number in set(range(1, 65)) - fatal - {signal.SIGCHLD}:
             signal.signal(number, signal.SIG_IGN)
         for index, (flags, exit_signal) in enumerate(asked):
@@ -127,10 +128,14 @@ def prober() -> None:  # pragma: no cover
             alone = sent in fatal and not flags & parent_or_thread
             answers[index] = (apart if alone else probe)(flags, exit_signal)
         os._exit(0)
-    with suppress(ChildProcessError):
+    # A worker that hangs has all its signals blocked, and would outlive whoever is waiting here.
+    signal.signal(signal.SIGALRM, lambda *_: os.killpg(0, signal.SIGKILL))
+    signal.alarm(int(sys.argv[4]))
+    try:
         while True:
             os.waitpid(-1, wall)
-    sys.stdout.buffer.write(answers)
+    except ChildProcessError:
+        sys.stdout.buffer.write(answers)
 
 
 def own_cgroup() -> str:
@@ -145,15 +150,10 @@ def ask_the_kernel(call: str, asked: list[Case]) -> list[int]:
     """The kernel's errno for each case."""
     code = f"{inspect.getsource(prober)}\nprober()"
     words = b"".join(struct.pack("QQ", *case) for case in asked)
-    command = [sys.executable, "-c", code, call, own_cgroup()]
-    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, start_new_session=True) as process:
-        try:
-            answers = process.communicate(words, timeout=SECONDS)[0]
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)  # a worker that hangs does so with all signals blocked
-            raise
-    assert process.returncode == 0
-    return list(answers)
+    command = [sys.executable, "-IS", "-c", code, call, own_cgroup(), _core.__file__, str(SECONDS)]
+    done = subprocess.run(command, input=words, stdout=subprocess.PIPE, start_new_session=True, check=False)
+    assert done.returncode == 0, f"seed {SEED}: the kernel was not done with {call} in {SECONDS} s"
+    return list(done.stdout)
 
 
 def describe(case: Case, call: str, kernel: int) -> str:
@@ -190,7 +190,9 @@ def test_the_combinations_put_every_rule_to_the_test(call: str) -> None:
     valid = sum(not rules for rules in broken)
     assert 0.1 < valid / CASES < 0.9
     alone = {rules[0].breaks for rules in broken if len(rules) == 1}
-    untried = [rule.reason for rule in RULES if call in rule.calls and can_be_alone(rule, call) and rule.breaks not in alone]
+    untried = [
+        rule.reason for rule in RULES if call in rule.calls and can_be_alone(rule, call) and rule.breaks not in alone
+    ]
     assert untried == []
 
 
@@ -199,7 +201,10 @@ def can_be_alone(rule: Rule, call: str) -> bool:
     dialect = _kernel.dialect()
     if int(rule.flags) & ~dialect.known or (int(rule.flags) & NAMESPACES and not have("root")):
         return False
-    pairs = [(one | other | group, number) for one in FLAGS for other in FLAGS for group in GROUPS for number in (0, 17, 65)]
+    pairs = [
+        (one | other | group, number) for one in FLAGS for other in FLAGS for group in GROUPS for number in (0, 17, 65)
+    ]
     return any(
-        [found.breaks for found in broken_rules(flags, number, call, dialect)] == [rule.breaks] for flags, number in pairs
+        [found.breaks for found in broken_rules(flags, number, call, dialect)] == [rule.breaks]
+        for flags, number in pairs
     )

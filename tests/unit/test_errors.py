@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from sysclone import _hints, _path_hints
 from sysclone._errors import (
     Cancelled,
@@ -470,7 +471,10 @@ def test_a_file_without_x(folder: Path) -> None:
     """A file that is not executable for anyone is told of with the command that makes it so."""
     path = program(folder / "script", b"#!/bin/sh\n", 0o644)
     code, told = refused(path)
-    assert (code, told) == (errno.EACCES, f"likely: {path} is not executable for uid {os.geteuid()}\ntry: chmod +x {path}")
+    assert (code, told) == (
+        errno.EACCES,
+        f"likely: {path} is not executable for uid {os.geteuid()}\ntry: chmod +x {path}",
+    )
 
 
 def test_a_directory_that_cannot_be_searched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from dataclasses import FrozenInstanceError
-from errno import EINVAL
+from errno import EBADF, EINVAL, ENOSYS, EPERM
+from types import SimpleNamespace
 
 import pytest
+
 from sysclone import _kernel
 from sysclone._errors import ContextError
 from sysclone._explain import Explanation, explain
@@ -58,7 +61,9 @@ def test_names_number_strace_and_context_say_the_same() -> None:
     assert (expected.flags, expected.exit_signal, expected.call) == (Clone.VM | Clone.FS, 17, "clone3")
 
 
-@pytest.mark.parametrize(("flags", "signal"), [(0x100, 17), (Clone.PARENT, 0), (Clone.VM | Clone.SIGHAND | Clone.THREAD, 0)])
+@pytest.mark.parametrize(
+    ("flags", "signal"), [(0x100, 17), (Clone.PARENT, 0), (Clone.VM | Clone.SIGHAND | Clone.THREAD, 0)]
+)
 def test_a_contexts_default_signal(flags: int, signal: int) -> None:
     """A Context without an exit signal stands for SIGCHLD, or for none where the kernel takes none."""
     explanation = explain(LikeAContext(flags, None))
@@ -230,7 +235,11 @@ def test_a_time_namespace_waits_for_exec_where_memory_is_shared() -> None:
 def test_rows_are_those_of_what_the_old_call_takes() -> None:
     """Flags that the old call cuts off or reads as a signal change no row."""
     rows = explain(Clone.CLEAR_SIGHAND | Clone.NEWTIME | Clone.INTO_CGROUP, call="clone").resources
-    assert (rows["signal handlers"].fate, rows["time namespace"].fate, rows["cgroup"].fate) == ("copied", "shared", "shared")
+    assert (rows["signal handlers"].fate, rows["time namespace"].fate, rows["cgroup"].fate) == (
+        "copied",
+        "shared",
+        "shared",
+    )
 
 
 @pytest.mark.parametrize("flags", [0, 0x3FFFFFF80, 0x500, 1 << 63])
@@ -328,3 +337,32 @@ def test_it_is_frozen_and_survives_pickling() -> None:
     with pytest.raises(FrozenInstanceError):
         explanation.valid = False  # type: ignore[misc]
 
+
+# --- the kernel's dialect
+
+
+def test_release_and_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Releases are compared by number, whatever follows them in the kernel's name."""
+    for name, release in (("6.18.44-fc", (6, 18)), ("7.1-rc3", (7, 1)), ("5.10+", (5, 10))):
+        monkeypatch.setattr(os, "uname", lambda name=name: SimpleNamespace(release=name))
+        assert _kernel.release.__wrapped__() == release
+    monkeypatch.setattr(_kernel, "release", lambda: (5, 10))
+    assert _kernel.is_at_least("5.9") and _kernel.is_at_least("5.10") and not _kernel.is_at_least("6.0")
+
+
+@pytest.mark.parametrize("answer", [ENOSYS, EPERM])
+def test_without_clone3_the_release_answers(monkeypatch: pytest.MonkeyPatch, answer: int) -> None:
+    """Where a filter or an old kernel keeps clone3 away, its flags are those of the kernel's release."""
+    monkeypatch.setattr(_kernel, "_probe", lambda _flags: answer)
+    monkeypatch.setattr(_kernel, "release", lambda: (5, 6))
+    known = _kernel.known_flags.__wrapped__()
+    assert known & Clone.NEWTIME and known & Clone.CLEAR_SIGHAND and known & Clone.VM
+    assert not known & Clone.INTO_CGROUP and not known & Clone.AUTOREAP
+
+
+def test_a_flag_is_known_unless_it_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe that is refused for another reason than its argument is the probe of a flag that the kernel knows."""
+    answers = {int(Clone.INTO_CGROUP): EBADF, int(Clone.NEWTIME): EPERM, 0: 0, int(Clone.CLEAR_SIGHAND): 0, 1 << 50: 0}
+    monkeypatch.setattr(_kernel, "_probe", lambda flags: answers.get(flags, EINVAL))
+    known = _kernel.known_flags.__wrapped__()
+    assert known == 0xFFFFFF00 | Clone.INTO_CGROUP | Clone.NEWTIME | Clone.CLEAR_SIGHAND | 1 << 50

@@ -56,6 +56,7 @@ LOWLEVEL = {
     "clone",
     "clone3",
     "futex_wait",
+    "futex_wake",
     "gettid",
     "kcmp",
     "pidfd_getfd",

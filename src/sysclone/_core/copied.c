@@ -99,6 +99,7 @@ sc_copied(PyObject *module, PyObject *args)
     const sc_plan *plan = (sc_plan *)plan_object;
     sc_page *page = buffer.buf;
     int pidfd = -1;
+    const char *step = "";
     PyOS_BeforeFork();
     long pid = way == SC_RAW ? sc_clone_raw_copy(plan, CLONE_PIDFD, &pidfd) : sc_fork(plan, (enum sc_way)way, page);
     if (pid == 0) {
@@ -114,12 +115,16 @@ sc_copied(PyObject *module, PyObject *args)
         while (sc_raw4(SYS_wait4, pid, 0, __WALL, 0) == -EINTR) {
         }
         pid = pidfd;
+        step = "pidfd_open";
     }
     __atomic_store_n(&page->gate, 1, __ATOMIC_RELEASE);
     sc_raw6(SYS_futex, &page->gate, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
     PyOS_AfterFork_Parent();
     PyBuffer_Release(&buffer);
-    if (pid < 0) return sc_oserror(pid);
+    if (pid < 0) {
+        errno = (int)-pid;
+        return PyErr_SetFromErrnoWithFilename(PyExc_OSError, step);
+    }
     return Py_BuildValue("li", pid, pidfd);
 }
 
@@ -129,7 +134,8 @@ sc_single_threaded(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
     /* unshare(CLONE_VM) does nothing where that is so, and is EINVAL where it is not. */
-    return PyBool_FromLong(sc_raw1(SYS_unshare, CLONE_VM) == 0);
+    long answer = sc_raw1(SYS_unshare, CLONE_VM);
+    return PyBool_FromLong(answer == 0 || (answer != -EINVAL && sc_thread_count() <= 1));
 }
 
 /* kill_self_after(ns): a timer of the kernel's that sends SIGKILL to this process. Gone at exec, not inherited by fork. */

@@ -115,6 +115,7 @@ typedef struct sc_light {
     bool attach;      /* the child takes and drops the GIL itself: its parked thread is outside */
     bool main_thread; /* the parked thread is Python's main one: SIGINT is the function's */
     bool own_group;   /* not CLONE_THREAD */
+    bool lasting;     /* the parked thread ends with its process alone */
     bool want_pidfd;
     uint64_t mask; /* the child's */
     pid_t creator;
@@ -134,6 +135,7 @@ typedef struct sc_light {
     PyObject *value; /* owned: the value or the exception */
     int exit_code;
     bool threads_left;
+    bool lives_on; /* neither returned nor raised, and not reaped yet */
     bool status_known;
     int status; /* a wait status */
     struct rusage usage;
@@ -143,6 +145,8 @@ typedef struct sc_light {
 void sc_light_run(sc_light *light);
 void sc_light_settle(sc_light *light, PyObject *absorb);
 void sc_light_request_stop(sc_light *light, enum sc_stop why);
+void sc_light_reap(sc_light *light, bool wait);
+bool sc_has_threads(void);
 PyObject *sc_light_outcome(sc_light *light);
 PyObject *sc_light_answer(sc_light *light, sc_state *state);
 PyObject *sc_clone_failed(sc_state *state, PyObject *plan, long minus_errno, const char *step);
@@ -160,6 +164,7 @@ typedef struct {
     bool told;        /* the exception was set at least once */
 } sc_sight;
 
+long sc_thread_count(void);
 bool sc_stop_try(sc_light *light, sc_sight *sight);
 
 /* --- pool.c: parked helper threads for start() */

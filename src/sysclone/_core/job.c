@@ -66,7 +66,8 @@ sc_start(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     }
     sc_raw4(SYS_rt_sigprocmask, SIG_BLOCK, 0, &run->light.mask, SC_SIGSET_BYTES);
     size_t room = run->light.plan->stack_bytes ? run->light.plan->stack_bytes + 256 * 1024 : 0;
-    int error = sc_pool_submit(run, room);
+    bool created;
+    int error = sc_pool_submit(run, room, &created);
     if (error) {
         run->state = SC_DONE;
         job->run = run;
@@ -76,7 +77,7 @@ sc_start(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     }
     job->run = run;
     /* Namespaces may take milliseconds; a plain clone is over before another thread could use the GIL. */
-    PyThreadState *ts = run->light.plan->clone.flags & 0x7e020080 ? PyEval_SaveThread() : NULL;
+    PyThreadState *ts = created || run->light.plan->clone.flags & 0x7e020080 ? PyEval_SaveThread() : NULL;
     while (!__atomic_load_n(&run->light.started, __ATOMIC_SEQ_CST)) sc_futex_sleep(&run->light.started, 0, NULL);
     if (ts) PyEval_RestoreThread(ts);
     if (run->light.pid < 0) {
@@ -153,6 +154,8 @@ sc_job_stop(PyObject *self, PyObject *args)
     sc_run *run = ((sc_job *)self)->run;
     if (__atomic_load_n(&run->state, __ATOMIC_SEQ_CST) == SC_RUNNING && run->generation == sc_pool_generation())
         sc_light_request_stop(&run->light, (enum sc_stop)why);
+    /* What lives on as a program shares nothing any more. */
+    if (run->light.lives_on && run->light.pidfd >= 0) sc_raw4(SYS_pidfd_send_signal, run->light.pidfd, SIGKILL, 0, 0);
     Py_RETURN_NONE;
 }
 

@@ -196,9 +196,19 @@ sc_light_child(void *argument)
     sc_current = NULL;
     /* Whatever came of the function: a signal that ends a process was sent, and the wait status tells of it. */
     if (l->stop_signal) sc_signals_die(l->stop_signal);
-    /* EINVAL exactly when other threads of this group are alive; no effect otherwise. */
-    l->threads_left = l->own_group && sc_raw1(SYS_unshare, CLONE_THREAD) != 0;
+    l->threads_left = l->own_group && sc_has_threads();
+    /* The thread that made this one may end before those that are left here: its end is no sign of the program's, unless
+       it is one that stays as long as the program. */
+    if (l->threads_left && !l->lasting) sc_raw5(SYS_prctl, PR_SET_PDEATHSIG, 0, 0, 0, 0);
     return l->exit_code;
+}
+
+/* Whether this process has other threads. No effect: unshare(CLONE_THREAD) is EINVAL where it has. */
+bool
+sc_has_threads(void)
+{
+    long answer = sc_raw1(SYS_unshare, CLONE_THREAD);
+    return answer == -EINVAL || (answer < 0 && sc_thread_count() > 1); /* a seccomp filter may refuse the question */
 }
 
 /* --- the parked thread's side */
@@ -232,14 +242,18 @@ sc_park(sc_light *l)
     }
 }
 
-static void
-sc_reap(sc_light *l)
+/* Reaps the child. One that neither returned nor raised may live on, as a program (exec clears the word too) or in
+   threads of its own: unless it is to be waited for, that is left to the caller, who then holds no GIL. */
+void
+sc_light_reap(sc_light *l, bool wait)
 {
-    if (!l->own_group || (l->plan->clone.flags & CLONE_PARENT)) return;
-    if (l->threads_left) return;
+    l->lives_on = false;
+    if (!l->own_group || (l->plan->clone.flags & CLONE_PARENT) || l->threads_left) return;
     long got;
-    do got = sc_raw4(SYS_wait4, l->pid, &l->status, __WALL, &l->usage);
+    int options = __WALL | (l->end == SC_DIED && !wait ? WNOHANG : 0);
+    do got = sc_raw4(SYS_wait4, l->pid, &l->status, options, &l->usage);
     while (got == -EINTR);
+    l->lives_on = got == 0;
     l->status_known = got == l->pid;
 }
 
@@ -256,6 +270,9 @@ sc_light_run(sc_light *l)
     l->creator = (pid_t)sc_raw0(SYS_getpid);
     l->attention = -1;
     l->pidfd = -1;
+    bool mixed = (plan->flags & CLONE_SIGHAND) && (plan->flags & CLONE_NEWPID);
+    struct sigaction before;
+    if (mixed) sigaction(SIGCHLD, NULL, &before);
     uintptr_t top = ((uintptr_t)__builtin_frame_address(0) - SC_PARKED_ROOM) & ~(uintptr_t)15;
     uintptr_t low = l->plan->stack_bytes ? top - l->plan->stack_bytes : sc_stack_low();
     uint64_t more = CLONE_CHILD_CLEARTID;
@@ -279,7 +296,9 @@ sc_light_run(sc_light *l)
     if (l->attach) sc_raw6(SYS_futex, &l->started, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
     if (l->pid > 0) {
         sc_park(l);
-        sc_reap(l);
+        sc_light_reap(l, false);
+        /* The init of a pid namespace sets SIGCHLD to ignored at its end, in handlers that it shares with this process. */
+        if (mixed) sigaction(SIGCHLD, &before, NULL);
     }
     sc_current = outer;
     sc_signals_set(&old);
@@ -308,7 +327,7 @@ sc_light_settle(sc_light *l, PyObject *absorb)
         if (answer) Py_DECREF(answer);
         else PyErr_Clear();
     }
-    if (l->threads_left && l->pidfd < 0 && l->own_group && !(l->plan->clone.flags & CLONE_PARENT))
+    if (l->threads_left && !(l->plan->clone.flags & CLONE_PARENT))
         sc_reap_later((int)sc_raw2(SYS_pidfd_open, l->pid, 0));
 }
 
@@ -381,12 +400,18 @@ sc_light_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObjec
         .shield = state->shield,
         .ts = PyThreadState_Get(),
         .main_thread = sc_is_main_thread(),
+        .lasting = sc_raw0(SYS_gettid) == sc_raw0(SYS_getpid),
     };
     sc_tstate_save(&l.saved, l.ts);
     sc_light_run(&l);
     if (l.pid < 0) return sc_clone_failed(state, args[0], l.pid, "clone");
     if (!sc_tstate_attached(l.ts)) PyEval_RestoreThread(l.ts);
     if (l.end == SC_DIED || l.pokes || l.threads_left) sc_light_settle(&l, state->absorb);
+    if (l.lives_on) {
+        Py_BEGIN_ALLOW_THREADS
+        sc_light_reap(&l, true);
+        Py_END_ALLOW_THREADS
+    }
     PyObject *answer = sc_light_answer(&l, state);
     Py_XDECREF(l.value);
     Py_XDECREF(l.frames);

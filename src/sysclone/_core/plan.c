@@ -60,7 +60,38 @@ sc_plan_get_timeout(PyObject *self, void *unused)
     return PyLong_FromLongLong(((sc_plan *)self)->timeout_ns);
 }
 
+static PyObject *
+sc_plan_get_cgroup(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromLong(((sc_plan *)self)->clone.cgroup);
+}
+
+static PyObject *
+sc_plan_get_tids(PyObject *self, void *unused)
+{
+    (void)unused;
+    const sc_clone_plan *plan = &((sc_plan *)self)->clone;
+    PyObject *tids = PyTuple_New(plan->tid_count);
+    for (int i = 0; tids && i < plan->tid_count; i++) {
+        PyObject *tid = PyLong_FromLong(plan->tids[i]);
+        if (!tid) Py_CLEAR(tids);
+        else PyTuple_SET_ITEM(tids, i, tid);
+    }
+    return tids;
+}
+
+static PyObject *
+sc_plan_get_stack_bytes(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(((sc_plan *)self)->stack_bytes);
+}
+
 static PyGetSetDef sc_plan_getset[] = {
+    {"stack_bytes", sc_plan_get_stack_bytes, NULL, "The stack to have, 0 for the thread's own.", NULL},
+    {"cgroup", sc_plan_get_cgroup, NULL, "The cgroup's fd, borrowed, or -1.", NULL},
+    {"tids", sc_plan_get_tids, NULL, "The ids to have, innermost namespace first.", NULL},
     {"flags", sc_plan_get_flags, NULL, "The clone flags, without the signal.", NULL},
     {"exit_signal", sc_plan_get_exit_signal, NULL, "The exit signal.", NULL},
     {"timeout_ns", sc_plan_get_timeout, NULL, "Nanoseconds; -1 for none.", NULL},

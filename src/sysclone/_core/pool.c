@@ -11,6 +11,7 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 
 #define SC_MOST_IDLE 1024
@@ -27,6 +28,7 @@ typedef struct sc_helper {
     int go; /* 0: wait */
     pid_t group;
     bool lasting;
+    bool pinned; /* threads of a light process that it made live on, and are to die with the program */
 } sc_helper;
 
 static pthread_mutex_t sc_pool_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -69,10 +71,12 @@ sc_run_free(sc_run *run)
     PyMem_RawFree(run);
 }
 
-static void
+/* Answers whether the function left threads behind. */
+static bool
 sc_helper_finish(sc_helper *helper, sc_run *run)
 {
     sc_light *l = &run->light;
+    bool threads_left = l->threads_left;
     bool inside = sc_tstate_attached(helper->ts);
     if (!inside && l->pid > 0 && (l->end == SC_DIED || l->pokes || l->threads_left)) {
         PyEval_RestoreThread(helper->ts);
@@ -82,6 +86,7 @@ sc_helper_finish(sc_helper *helper, sc_run *run)
         if (l->pid > 0) sc_light_settle(l, run->module_state->absorb);
         PyEval_SaveThread();
     }
+    if (l->lives_on) sc_light_reap(l, true);
     __atomic_store_n(&l->ending, 1, __ATOMIC_SEQ_CST);
     int event_fd = __atomic_load_n(&l->event_fd, __ATOMIC_SEQ_CST);
     uint64_t one = 1;
@@ -91,10 +96,11 @@ sc_helper_finish(sc_helper *helper, sc_run *run)
         PyEval_RestoreThread(helper->ts);
         sc_run_free(run);
         PyEval_SaveThread();
-        return;
+        return threads_left;
     }
     /* From here on the run may be freed by its Python object: only its address is used, by the kernel, to find sleepers. */
     sc_wake(&run->state);
+    return threads_left;
 }
 
 /* Answers false when the helper is to end. */
@@ -102,7 +108,7 @@ static bool
 sc_helper_go_idle(sc_helper *helper)
 {
     pthread_mutex_lock(&sc_pool_lock);
-    bool stay = sc_idle_count < SC_MOST_IDLE && helper->lasting;
+    bool stay = (sc_idle_count < SC_MOST_IDLE && helper->lasting) || helper->pinned;
     sc_busy_count--;
     if (stay) {
         helper->go = 0;
@@ -126,7 +132,7 @@ sc_helper_wait(sc_helper *helper)
         pthread_mutex_lock(&sc_pool_lock);
         sc_helper **link = &sc_idle;
         while (*link && *link != helper) link = &(*link)->next;
-        if (*link && sc_idle_count > SC_LASTING_IDLE) {
+        if (*link && sc_idle_count > SC_LASTING_IDLE && !helper->pinned) {
             *link = helper->next;
             sc_idle_count--;
             stay = false;
@@ -145,9 +151,11 @@ sc_helper_main(void *argument)
         sc_run *run = helper->run;
         sc_light *l = &run->light;
         l->ts = helper->ts;
+        l->lasting = helper->lasting;
         sc_tstate_save(&l->saved, l->ts);
         sc_light_run(l);
-        sc_helper_finish(helper, run);
+        bool threads_left = sc_helper_finish(helper, run);
+        helper->pinned |= threads_left && helper->lasting;
         if (!sc_helper_go_idle(helper)) break;
     }
     PyEval_RestoreThread(helper->ts);
@@ -184,13 +192,21 @@ sc_helper_create(sc_run *run, size_t stack_bytes)
         pthread_attr_destroy(&attr);
     }
     if (error) free(helper);
+    /* pthread_create says EAGAIN for a stack that cannot be had. */
+    if (error == EAGAIN && stack_bytes) {
+        void *room = mmap(NULL, stack_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+        if (room == MAP_FAILED || mprotect(room, stack_bytes, PROT_READ | PROT_WRITE) < 0) error = ENOMEM;
+        if (room != MAP_FAILED) munmap(room, stack_bytes);
+    }
     return error;
 }
 
-/* Hands run to a helper. Returns 0 or an errno, with the run still the caller's. */
+/* Hands run to a helper. Returns 0 or an errno, with the run still the caller's; *created tells that the helper is new:
+   it makes itself a thread state, which may need the GIL (tracemalloc). */
 int
-sc_pool_submit(sc_run *run, size_t stack_bytes)
+sc_pool_submit(sc_run *run, size_t stack_bytes, bool *created)
 {
+    *created = false;
     pid_t group = (pid_t)sc_raw0(SYS_getpid);
     if (stack_bytes < SC_LEAST_HELPER_STACK) stack_bytes = SC_LEAST_HELPER_STACK;
     pthread_mutex_lock(&sc_pool_lock);
@@ -209,6 +225,7 @@ sc_pool_submit(sc_run *run, size_t stack_bytes)
         return 0;
     }
     int error = sc_helper_create(run, stack_bytes);
+    *created = true;
     if (error) {
         pthread_mutex_lock(&sc_pool_lock);
         sc_busy_count--;

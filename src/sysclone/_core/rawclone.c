@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -78,32 +79,29 @@ typedef struct {
     char *stack;
     int cleared, pidfd, parent_tid;
     uint64_t flags;
-    int exit_signal;
+    uint64_t exit_signal;
     bool old_call;
     int cgroup;
 } sc_probe;
 
-/* The kernel wakes the word at the child's exit if CHILD_CLEARTID was among the flags; otherwise the pidfd, or the wait,
-   tells. A thread that neither tells of is waited for by its tid's absence. */
+/* A child that shares this memory is done with its stack when the kernel clears the word; one of ours is then reaped.
+   A sibling is its parent's to reap, but its end is waited for: a pid namespace's init that shares handlers sets SIGCHLD
+   to ignored in them late in its exit. */
 static void
 sc_probe_wait(sc_probe *p, long pid)
 {
-    if (p->flags & CLONE_CHILD_CLEARTID) {
-        int word;
+    int word, status;
+    if (p->flags & CLONE_VM)
         while ((word = __atomic_load_n(&p->cleared, __ATOMIC_ACQUIRE))) sc_raw6(SYS_futex, &p->cleared, FUTEX_WAIT, word, 0, 0, 0);
-    }
-    if (p->flags & CLONE_THREAD) {
-        struct timespec pause = {.tv_nsec = 20000};
-        while (sc_raw3(SYS_tgkill, sc_raw0(SYS_getpid), pid, 0) == 0) sc_raw2(SYS_nanosleep, &pause, 0);
+    if (p->flags & CLONE_THREAD) return;
+    if (p->flags & CLONE_PARENT) {
+        struct pollfd ended = {.fd = (int)sc_raw2(SYS_pidfd_open, pid, 0), .events = POLLIN};
+        if (ended.fd < 0) return;
+        sc_raw5(SYS_ppoll, &ended, 1, 0, 0, 0);
+        sc_raw1(SYS_close, ended.fd);
         return;
     }
-    int status;
     while (sc_raw4(SYS_wait4, pid, &status, __WALL, 0) == -EINTR) {
-    }
-    if (p->flags & CLONE_PARENT) {
-        /* A sibling: not ours to wait for; only its memory use must be over. */
-        struct timespec pause = {.tv_nsec = 20000};
-        for (int look = 0; look < 500 && sc_raw2(SYS_kill, pid, 0) == 0; look++) sc_raw2(SYS_nanosleep, &pause, 0);
     }
 }
 
@@ -115,6 +113,8 @@ sc_probe_run(sc_probe *p)
     p->cleared = -1;
     p->pidfd = -1;
     bool shares = p->flags & CLONE_VM;
+    /* No rule speaks of this switch, and it tells when the stack may be used again. */
+    if (shares) p->flags |= CLONE_CHILD_CLEARTID;
     uintptr_t tls = sc_arch_thread_pointer();
     long pid;
     if (p->old_call) {
@@ -123,7 +123,7 @@ sc_probe_run(sc_probe *p)
                             tls, sc_entry_exit, NULL);
     } else {
         struct clone_args args = {.flags = p->flags, .pidfd = (uintptr_t)&p->pidfd, .child_tid = (uintptr_t)&p->cleared,
-                                  .parent_tid = (uintptr_t)&p->parent_tid, .exit_signal = (uint64_t)p->exit_signal,
+                                  .parent_tid = (uintptr_t)&p->parent_tid, .exit_signal = p->exit_signal,
                                   .stack = shares ? (uintptr_t)p->stack : 0, .stack_size = shares ? SC_PROBE_STACK : 0,
                                   .tls = tls, .cgroup = (uint64_t)p->cgroup};
         pid = sc_arch_clone3(&args, sizeof args, sc_entry_exit, NULL);
@@ -149,10 +149,11 @@ PyObject *
 sc_probe_clone3(PyObject *module, PyObject *arguments)
 {
     (void)module;
-    unsigned long long flags;
+    unsigned long long flags, exit_signal;
     sc_probe probe = {.cgroup = -1};
-    if (!PyArg_ParseTuple(arguments, "Ki|i", &flags, &probe.exit_signal, &probe.cgroup)) return NULL;
+    if (!PyArg_ParseTuple(arguments, "KK|i", &flags, &exit_signal, &probe.cgroup)) return NULL;
     probe.flags = flags;
+    probe.exit_signal = exit_signal;
     return sc_probe_answer(&probe);
 }
 

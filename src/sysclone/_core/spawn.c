@@ -9,11 +9,15 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include "child.h"
 
 #define SC_PARKED_ROOM (64 * 1024)
+#define SC_PLAIN_STACK (32 * 1024)
+#define SC_SETUP_STACK (1024 * 1024)
 
 typedef struct {
     sc_child child;
@@ -92,8 +96,23 @@ sc_spawn_clone(sc_spawning *s)
     s->child.mask = old;
     s->attention = -1;
     s->pidfd = -1;
-    uintptr_t top = ((uintptr_t)__builtin_frame_address(0) - SC_PARKED_ROOM) & ~(uintptr_t)15;
-    uintptr_t low = s->plan->stack_bytes ? top - s->plan->stack_bytes : sc_stack_low();
+    uintptr_t here = (uintptr_t)__builtin_frame_address(0), least = s->setup ? SC_SETUP_STACK : SC_PLAIN_STACK;
+    if (s->plan->stack_bytes > least) least = s->plan->stack_bytes;
+    uintptr_t top = (here - SC_PARKED_ROOM) & ~(uintptr_t)15, low = sc_stack_low();
+    void *own = MAP_FAILED;
+    if (here < low + SC_PARKED_ROOM + least || s->plan->stack_bytes) {
+        own = mmap(NULL, least, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+        if (own == MAP_FAILED) {
+            s->pid = -ENOMEM;
+            sc_signals_set(&old);
+            return;
+        }
+        low = (uintptr_t)own;
+        top = low + least;
+    }
+    /* The child's credentials make the memory undumpable, which is the creator's too. */
+    bool changes_ids = s->child.uid >= 0 || s->child.gid >= 0 || s->child.group_count >= 0;
+    long dumpable = changes_ids ? sc_raw5(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0) : 0;
     sc_clone_request request = {
         .plan = &s->plan->clone,
         .more_flags = CLONE_VM | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
@@ -109,6 +128,8 @@ sc_spawn_clone(sc_spawning *s)
         while ((word = __atomic_load_n(&s->attention, __ATOMIC_ACQUIRE)))
             sc_raw6(SYS_futex, &s->attention, FUTEX_WAIT, word, 0, 0, 0);
         if (s->pidfd < 0) s->pidfd = (int)sc_raw2(SYS_pidfd_open, s->pid, 0);
+        /* It ended inside its set-up without a word: killed, or os._exit. */
+        if (s->setup && !s->let_go && !s->child.step) s->child.step = SC_STEP_SETUP;
         if (s->child.step) {
             int status;
             while (sc_raw4(SYS_wait4, s->pid, &status, __WALL, 0) == -EINTR) {
@@ -117,6 +138,8 @@ sc_spawn_clone(sc_spawning *s)
             s->pidfd = -1;
         }
     }
+    if (dumpable == 1) sc_raw5(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
+    if (own != MAP_FAILED) munmap(own, least);
     sc_signals_set(&old);
 }
 
@@ -128,12 +151,7 @@ sc_spawn_run(sc_spawning *s)
         sc_tstate_save(&s->saved, s->ts);
         sc_spawn_clone(s);
         if (!sc_tstate_attached(s->ts)) PyEval_RestoreThread(s->ts);
-        /* It ended inside its set-up without a word: killed, or os._exit. */
-        if (s->pid > 0 && !s->let_go && !s->child.step) {
-            sc_tstate_restore(&s->saved);
-            s->child.step = SC_STEP_SETUP;
-            s->child.error = 0;
-        }
+        if (s->pid > 0 && s->child.step == SC_STEP_SETUP && !s->exception) sc_tstate_restore(&s->saved);
     } else {
         Py_BEGIN_ALLOW_THREADS
         sc_spawn_clone(s);

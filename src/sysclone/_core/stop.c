@@ -26,12 +26,13 @@
 #define SC_FREEZE_PATIENCE_NS 2000000000LL
 #define SC_FREEZE_LONGEST_NS 5000000LL
 
-/* Reads /proc/<pid>/<name> into text, with a final NUL. Returns the length or -errno. */
+/* Reads /proc/<pid>/<name>, or /proc/self/<name> for 0, into text, with a final NUL. Returns the length or -errno. */
 static long
 sc_read_proc(long pid, const char *name, char *text, size_t room)
 {
     char path[64] = "/proc/", digits[24];
     size_t at = 6, n = 0;
+    if (!pid) digits[n++] = 'f', digits[n++] = 'l', digits[n++] = 'e', digits[n++] = 's';
     for (; pid; pid /= 10) digits[n++] = (char)('0' + pid % 10);
     while (n) path[at++] = digits[--n];
     path[at++] = '/';
@@ -62,6 +63,15 @@ sc_state_of(long pid, long *threads)
         else if (field == 18 && text[i] >= '0' && text[i] <= '9') *threads = value = value * 10 + (text[i] - '0');
     }
     return state;
+}
+
+/* How many threads this process has; 0 where /proc cannot be read. */
+long
+sc_thread_count(void)
+{
+    long threads = 0;
+    sc_state_of(0, &threads);
+    return threads;
 }
 
 static bool
@@ -163,19 +173,22 @@ sc_freeze(sc_light *l, long pidfd)
 bool
 sc_stop_try(sc_light *l, sc_sight *sight)
 {
+    long fd = !l->own_group ? -1 : l->pidfd >= 0 ? l->pidfd : sc_raw2(SYS_pidfd_open, l->pid, 0);
+    if (fd < 0) {
+        /* A thread of this process cannot be frozen alone: the exception is all there is, at whatever moment. */
+        if (sc_tstate_poke(l->ts, l->cancelled)) l->pokes++;
+        return true;
+    }
     bool still = sc_is_still(l, sight);
     /* The first time to set the exception; then only when there is a chance to kill, or the exception was swallowed. */
-    if (sight->told && !still && sc_tstate_is_poked(l->ts, l->cancelled)) return true;
-    long fd = l->pidfd >= 0 ? l->pidfd : sc_raw2(SYS_pidfd_open, l->pid, 0);
-    if (fd < 0) return true;
+    bool idle = sight->told && !still && sc_tstate_is_poked(l->ts, l->cancelled), killed = false, shielded = false;
     /* Opened by number: the child's own only if it was alive after the opening. */
-    bool killed = false, shielded = false;
-    if (__atomic_load_n(&l->attention, __ATOMIC_SEQ_CST)) {
+    if (!idle && __atomic_load_n(&l->attention, __ATOMIC_SEQ_CST)) {
         long threads = sc_freeze(l, fd), call = sc_frozen_call(l, sight);
         shielded = threads && sc_tstate_is_shielded(&l->saved, l->shield);
         if (threads && !shielded) {
             if (sc_tstate_poke(l->ts, l->cancelled)) l->pokes++;
-            killed = sight->told && still && threads == 1 && l->own_group && sc_is_safe_call(call)
+            killed = sight->told && still && threads == 1 && sc_is_safe_call(call)
                      && !sc_tstate_attached(l->ts);
             sight->told = true;
         }

@@ -52,9 +52,9 @@ sc_tstate_save(sc_tstate *s, PyThreadState *ts)
     s->frame = ts->cframe->current_frame;
 #endif
 #if SC_PY(12)
-    s->recursion = ts->py_recursion_remaining;
+    s->recursion = ts->py_recursion_limit - ts->py_recursion_remaining;
 #else
-    s->recursion = ts->recursion_remaining;
+    s->recursion = ts->recursion_limit - ts->recursion_remaining;
     s->use_tracing = ts->cframe->use_tracing;
     s->trash_nesting = ts->trash_delete_nesting;
     s->trash_later = ts->trash_delete_later;
@@ -105,10 +105,10 @@ sc_tstate_restore(const sc_tstate *s)
     ts->cframe->current_frame = s->frame;
 #endif
 #if SC_PY(12)
-    ts->py_recursion_remaining = s->recursion;
+    ts->py_recursion_remaining = ts->py_recursion_limit - s->recursion; /* the function may have changed the limit */
     ts->current_exception = NULL;
 #else
-    ts->recursion_remaining = s->recursion;
+    ts->recursion_remaining = ts->recursion_limit - s->recursion;
     ts->cframe->use_tracing = s->use_tracing;
     ts->trash_delete_nesting = s->trash_nesting;
     ts->trash_delete_later = s->trash_later;

@@ -6,6 +6,7 @@ The verb is picked before its file is imported, so that none pays for another's 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 
@@ -29,6 +30,20 @@ exit status: the child's own; 128+n when signal n ended it; 124 when --timeout d
 executed; 127 for what was not found; {FAILED} for a failure of sysclone itself, wrong options included."""
 
 
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """argparse's, which asks shutil for the width of the terminal at every option, and that is half of `run`'s start."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_width())
+
+
+def _width() -> int:
+    try:
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size().columns) - 2
+    except (OSError, ValueError):
+        return 78
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with this program's exit status for wrong options; 2 may be the child's own."""
 
@@ -49,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     name = "sysclone"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if words and words[0] in VERBS:
             name = f"sysclone {words[0]}"
@@ -61,7 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return BROKEN_PIPE
     except SystemExit as e:
-        return e.code if isinstance(e.code, int) else 0
+        if e.code is not None and not isinstance(e.code, int):
+            complain(name, str(e.code))
+            return 1
+        return e.code or 0
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as e:
@@ -78,7 +98,7 @@ def _run_verb(verb: str, words: list[str]) -> int:
         prog=f"sysclone {verb}",
         description=module.__doc__,
         epilog=STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Formatter,
         allow_abbrev=False,
     )
     module.add_arguments(parser)

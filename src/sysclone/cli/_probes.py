@@ -17,6 +17,7 @@ from .._errors import CloneError, Unsupported
 from .._flags import SINCE, Clone, Namespace, Share
 from .._kernel import known_flags
 from .._popen import run as run_program
+from ._machine import FILES, read, status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ _NOBODY: Final = 65534
 _PATIENCE: Final = 10.0
 _COPIED: Final = Context(timeout=_PATIENCE)
 _LIGHT: Final = Context(share=Share.VM, timeout=_PATIENCE)
-_FILES: Final = {"MOUNT": "mnt"}
 
 
 class No(Exception):
@@ -197,7 +197,7 @@ def _set_tid() -> None:
 
 def _inode(kind: Namespace) -> int:
     name = str(kind.name)
-    return os.stat(f"/proc/self/ns/{_FILES.get(name, name.lower())}").st_ino
+    return os.stat(f"/proc/self/ns/{FILES.get(name, name.lower())}").st_ino
 
 
 def _enter(kind: Namespace, base: Context = _COPIED) -> None:
@@ -334,7 +334,7 @@ def _close_range() -> None:
 
 @_probe("looking", "ptrace of others' tasks")
 def _ptrace() -> str:
-    scope = _read("/proc/sys/kernel/yama/ptrace_scope")
+    scope = read("/proc/sys/kernel/yama/ptrace_scope")
     if scope in ("", "0"):
         return "of the same user" if scope else "of the same user: there is no Yama here"
     words = {"1": "of descendants alone", "2": "for CAP_SYS_PTRACE alone", "3": "for nobody"}
@@ -343,7 +343,7 @@ def _ptrace() -> str:
 
 @_probe("looking", "no seccomp filter on us")
 def _seccomp() -> None:
-    mode, count = _status("Seccomp"), _status("Seccomp_filters")
+    mode, count = status("Seccomp"), status("Seccomp_filters")
     if mode and mode != "0":
         raise No(f"Seccomp mode {mode}, {count or 'some'} filters: calls may be refused that the kernel has")
 
@@ -354,13 +354,13 @@ def _seccomp() -> None:
 @_probe("cgroups", "version 2")
 def _cgroup2() -> str:
     where = _mount("cgroup2")
-    controllers = _read(os.path.join(where, "cgroup.controllers"))
+    controllers = read(os.path.join(where, "cgroup.controllers"))
     return f"{where}: {controllers or 'no controllers, placement alone'}"
 
 
 @_probe("cgroups", "version 1")
 def _cgroup1() -> str:
-    mounts = [line.split() for line in _read("/proc/self/mounts").splitlines()]
+    mounts = [line.split() for line in read("/proc/self/mounts").splitlines()]
     kinds = [os.path.basename(fields[1]) for fields in mounts if fields[2] == "cgroup"]
     if not kinds:
         raise No("no hierarchy of version 1 is mounted")
@@ -370,7 +370,7 @@ def _cgroup1() -> str:
 @_probe("cgroups", "born in one", "5.7")
 def _into_cgroup() -> str:
     where = _mount("cgroup2")
-    own = next((line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
+    own = next((line[3:] for line in read("/proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
     parent = os.path.join(where, own.lstrip("/"))
     folder = os.path.join(parent, f"sysclone-doctor-{os.getpid()}")
     try:
@@ -379,7 +379,7 @@ def _into_cgroup() -> str:
         why = f"mkdir({folder}): {errorcode.get(e.errno or 0)} {e.strerror}"
         raise No(why, "as a user: systemd-run --user --scope -p Delegate=yes") from None
     try:
-        told = _COPIED.replace(cgroup=folder).call(_read, "/proc/self/cgroup")
+        told = _COPIED.replace(cgroup=folder).call(read, "/proc/self/cgroup")
     finally:
         os.rmdir(folder)
     if os.path.basename(folder) not in told:
@@ -388,91 +388,7 @@ def _into_cgroup() -> str:
 
 
 def _mount(kind: str) -> str:
-    for line in _read("/proc/self/mounts").splitlines():
+    for line in read("/proc/self/mounts").splitlines():
         if line.split()[2] == kind:
             return line.split()[1].replace("\\040", " ")
     raise No(f"no {kind} is mounted", f"mount -t {kind} none /sys/fs/cgroup")
-
-
-# --- what limits
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A number that bounds what can be made; note says what reaching it looks like."""
-
-    name: str
-    value: str
-    note: str
-
-
-def limits() -> list[Limit]:
-    """The limits of this process and machine."""
-    import resource
-
-    def of(kind: int) -> str:
-        soft, hard = resource.getrlimit(kind)
-        return f"{_number(soft)} (hard {_number(hard)})"
-
-    found = [
-        Limit("RLIMIT_NPROC", of(resource.RLIMIT_NPROC), "tasks of this user; EAGAIN; not for root"),
-        Limit("RLIMIT_NOFILE", of(resource.RLIMIT_NOFILE), "fds; EMFILE; each task has a pidfd"),
-        Limit("kernel.pid_max", _read("/proc/sys/kernel/pid_max"), "ids; EAGAIN"),
-        Limit("kernel.threads-max", _read("/proc/sys/kernel/threads-max"), "tasks on this machine; EAGAIN"),
-    ]
-    for kind in Namespace:
-        name = f"max_{_FILES.get(str(kind.name), str(kind.name).lower())}_namespaces"
-        value = _read(f"/proc/sys/user/{name}")
-        note = "none can be made; ENOSPC" if value == "0" else "for each user; ENOSPC"
-        found.append(Limit(f"user.{name}", value or "unknown", note))
-    return found
-
-
-def system() -> dict[str, str]:
-    """Who and what is asked."""
-    import platform
-
-    uname = os.uname()
-    return {
-        "kernel": f"Linux {uname.release}",
-        "machine": uname.machine,
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "libc": os.confstr("CS_GNU_LIBC_VERSION") or "unknown",
-        "uid": str(os.geteuid()),
-        "capabilities": _capabilities(),
-        "no_new_privs": _status("NoNewPrivs") or "unknown",
-    }
-
-
-def _capabilities() -> str:
-    effective = int(_status("CapEff") or "0", 16)
-    every = (1 << (int(_read("/proc/sys/kernel/cap_last_cap") or "40") + 1)) - 1
-    missing = every & ~effective
-    if not effective:
-        return "none"
-    return "all" if not missing else f"{effective.bit_count()} of {every.bit_count()}, without {_bits(missing)}"
-
-
-def _bits(mask: int) -> str:
-    names = {21: "CAP_SYS_ADMIN", 24: "CAP_SYS_RESOURCE", 19: "CAP_SYS_PTRACE", 40: "CAP_CHECKPOINT_RESTORE"}
-    found = [names.get(bit, f"capability {bit}") for bit in range(64) if mask >> bit & 1]
-    return ", ".join(found) if len(found) < 4 else f"{len(found)} others"
-
-
-def _number(limit: int) -> str:
-    return "unlimited" if limit < 0 else str(limit)
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
-
-
-def _status(key: str) -> str:
-    for line in _read("/proc/self/status").splitlines():
-        if line.startswith(f"{key}:"):
-            return line.partition(":")[2].strip()
-    return ""

@@ -24,7 +24,6 @@ from ._tell import complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Final
 
 # Our own business: the kernel's alone, about our own faults and children, or about our own use of the terminal.
@@ -32,7 +31,7 @@ _KEPT: Final = {
     signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL,
     signal.SIGTRAP, signal.SIGABRT, signal.SIGSYS, signal.SIGPIPE, signal.SIGTTIN, signal.SIGTTOU,
 }  # fmt: skip
-_ENDING: Final = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
+ENDING: Final = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
 
 
 class Relay:
@@ -106,7 +105,7 @@ class Target:
         """Send the child a signal; one that has ended needs none."""
         try:
             _core.pidfd_send_signal(self._pidfd, number, 0)
-            if self._is_init and number in _ENDING and not self._minds(number):
+            if self._is_init and number in ENDING and not self._minds(number):
                 complain(
                     name,
                     f"{signal.Signals(number).name} is nothing to the first process of a pid namespace: killing it",
@@ -125,22 +124,3 @@ class Target:
         except OSError:
             return True
         return any(mask >> (number - 1) & 1 for mask in masks)
-
-
-class CancelTarget(Target):
-    """A function that may not be sent signals: it shares our handlers, or is a thread of ours; it is asked to stop."""
-
-    def __init__(self, cancel: Callable[[], None], ending: set[signal.Signals] = _ENDING) -> None:
-        self._cancel = cancel
-        self._ending = ending
-        self.asked_by = 0
-
-    def has_terminal(self, number: int) -> bool:
-        """Never: its share of Ctrl-C comes here."""
-        return False
-
-    def send(self, number: int, name: str) -> None:
-        """Ask it to stop, where the signal would have ended it."""
-        if number in self._ending:
-            self.asked_by = self.asked_by or number
-            self._cancel()

@@ -14,8 +14,9 @@ import time
 from .._errors import Cancelled, TaskFailed, TaskTimeout
 from .._flags import Namespace, Share
 from .._task import STOP_PATIENCE, Task
+from .._wait import wait_readable
 from ._options import add_context_arguments, context_from
-from ._relay import CancelTarget, Relay, Target
+from ._relay import ENDING, Relay, Target
 from ._tell import (
     BY_SIGNAL,
     CANNOT_EXECUTE,
@@ -33,7 +34,7 @@ from ._tell import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
     from .._api import Context
 
@@ -71,54 +72,73 @@ def run(args: argparse.Namespace) -> int:
     positional, keywords = parse_arguments(words)
     relay = Relay(NAME)
     mask = relay.block()
-    shares_handlers = Share.SIGHAND in context.share
 
     def body() -> Any:
-        if not shares_handlers:
+        if Share.SIGHAND not in context.share:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return function(*positional, **keywords)
 
     begun = time.perf_counter()
     with Warnings(NAME, args.strict):
         task = context.start(body)
-    target = _target(task, context)
-    relay.begin(target)
-    return _Outcome(task, target, begun, args.json).of(context)
-
-
-def _target(task: Task, context: Context) -> Target:
-    if Share.SIGHAND in context.share:
-        return CancelTarget(task.cancel)
+    asked = _Asked()
     if Share.VM in context.share:
-        return _LightTarget(task, context)
-    return Target(task.pid, task.pidfd, Namespace.PID in context.new)
+        relay.begin(_LightTarget(task, context, asked))
+    else:
+        relay.begin(Target(task.pid, task.pidfd, Namespace.PID in context.new))
+    return _Outcome(task, asked, begun, args.json).of(context)
+
+
+def _leave(status: int) -> NoReturn:
+    """Leave without waiting for a function that cannot be stopped: it dies with this process."""
+    sys.stdout.flush()
+    os._exit(status)
+
+
+class _Asked:
+    """Which signal a light process was asked to end by; 0 is none."""
+
+    signal = 0
 
 
 class _LightTarget(Target):
-    """A light process: its pidfd takes every signal but SIGINT, which is Python's and means: stop."""
+    """A light process, or a thread: it is asked to stop, and left to die with us where it cannot.
 
-    def __init__(self, task: Task, context: Context) -> None:
-        super().__init__(task.pid, task.pidfd, Namespace.PID in context.new)
-        self._cancel = task.cancel
+    A signal is sent to it where it has handlers of its own. Where it shares ours, or is one of our threads, it is told by
+    cancel() alone: the default action would strike it in the middle of Python.
+    """
+
+    def __init__(self, task: Task, context: Context, asked: _Asked) -> None:
+        if Share.THREAD not in context.share:
+            super().__init__(task.pid, task.pidfd, is_init=False)
+        self._task = task
+        self._share = context.share
+        self._asked = asked
 
     def has_terminal(self, number: int) -> bool:
-        """As of any child; but SIGINT has no effect on a light process, wherever it came from."""
-        return number != signal.SIGINT and super().has_terminal(number)
+        """Never: what it got from the terminal as well, it takes for the same."""
+        return False
 
     def send(self, number: int, name: str) -> None:
-        """Send the signal, or cancel for SIGINT."""
-        if number == signal.SIGINT:
-            self._cancel()
-        else:
+        """Send the signal, or cancel for SIGINT, which is Python's own and means that."""
+        if number in ENDING:
+            if self._asked.signal:
+                _leave(BY_SIGNAL + number)
+            self._asked.signal = number
+        if Share.SIGHAND not in self._share and number != signal.SIGINT:
             super().send(number, name)
+        elif number in ENDING:
+            self._task.cancel()
+        if number in ENDING and Share.THREAD in self._share and not wait_readable(self._task.fileno(), STOP_PATIENCE):
+            _leave(BY_SIGNAL + number)
 
 
 class _Outcome:
     """What came of the task, told as text or JSON; `of` answers the exit status."""
 
-    def __init__(self, task: Task, target: Target, begun: float, as_json: bool) -> None:
+    def __init__(self, task: Task, asked: _Asked, begun: float, as_json: bool) -> None:
         self._task = task
-        self._target = target
+        self._asked = asked
         self._begun = begun
         self._json = as_json
 
@@ -128,13 +148,9 @@ class _Outcome:
         try:
             value = self._task.result(patience)
         except (Cancelled, KeyboardInterrupt) as e:
-            asked_by = getattr(self._target, "asked_by", 0)
-            return self._failed(e, BY_SIGNAL + asked_by if asked_by else INTERRUPTED)
+            return self._failed(e, BY_SIGNAL + self._asked.signal if self._asked.signal else INTERRUPTED)
         except TaskFailed as e:
-            if e.pid != self._task.pid:
-                return self._raised(e)
-            complain(NAME, "\n".join([str(e), *getattr(e, "__notes__", ())]))
-            return self._failed(e, exit_code(NAME, self._task.status))
+            return self._ended(e) if e.pid == self._task.pid else self._raised(e)
         except TaskTimeout as e:
             return self._late(e) if e.pid == self._task.pid else self._raised(e)
         except BaseException as e:
@@ -145,13 +161,19 @@ class _Outcome:
             print(repr(value))
         return 0
 
+    def _ended(self, error: TaskFailed) -> int:
+        complain(NAME, "\n".join([str(error), *getattr(error, "__notes__", ())]))
+        status = exit_code(NAME, self._task.status)
+        if self._asked.signal and status == BY_SIGNAL + signal.SIGKILL:
+            # It was blocked in the kernel, and was killed in place of the signal.
+            status = BY_SIGNAL + self._asked.signal
+        return self._failed(error, status)
+
     def _late(self, error: TaskTimeout) -> int:
         complain(NAME, str(error))
         status = self._failed(error, TIMED_OUT)
         if error.still_running:
-            # It cannot be stopped, and the interpreter would wait for it. It dies with this process.
-            sys.stdout.flush()
-            os._exit(status)
+            _leave(status)
         return status
 
     def _raised(self, error: BaseException) -> int:

@@ -140,4 +140,4 @@ def _second(row: Row) -> list[str]:
     pid = "the creator's" if row.pid == row.creator else "own"
     came = format_signal(row.signal) if row.signal else "none"
     taken = f"{row.seconds * 1e6:.0f} µs" if row.seconds < 1e-3 else f"{row.seconds * 1e3:.1f} ms"
-    return [row.name, pid, row.parent, came, taken, row.flags.replace("CLONE_", "")]
+    return [row.name, pid, row.parent, came, taken, row.flags.replace("CLONE_", "").replace("|", " ")]

@@ -8,7 +8,8 @@ import warnings
 from dataclasses import asdict
 
 from .._errors import SyscloneWarning
-from ._probes import Finding, findings, limits, system
+from ._machine import limits, system
+from ._probes import Finding, findings
 from ._table import show
 from ._tell import FAILED
 

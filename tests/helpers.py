@@ -1,0 +1,113 @@
+"""What the tests of real tasks have in common: kcmp without the library, and programs of their own with a time limit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from features import SYS_KCMP, raw
+
+import sysclone
+
+KCMP = {"VM": 1, "FILES": 2, "FS": 3, "SIGHAND": 4, "IO": 5, "SYSVSEM": 6}
+SOURCES = Path(sysclone.__file__).parents[1]
+TESTS = Path(__file__).parent
+SECONDS = 20.0
+"""What a program of a test's own may take; a hang is told of after that."""
+
+
+def shared(pid1: int, pid2: int) -> set[str]:
+    """What two tasks hold in common, by the kernel's word."""
+    found = set()
+    for name, kind in KCMP.items():
+        answer = raw(SYS_KCMP[platform.machine()], pid1, pid2, kind, 0, 0)
+        assert answer >= 0, f"kcmp {name}: {os.strerror(-answer)}"
+        if answer == 0:
+            found.add(name)
+    return found
+
+
+def state(pid: int) -> str:
+    """The state letter of /proc/PID/stat; empty where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def ended(pidfd: int, seconds: float = SECONDS) -> bool:
+    """Whether the process of a pidfd has ended, within so many seconds."""
+    return bool(select.select([pidfd], [], [], seconds)[0])
+
+
+def in_subprocess(code: str, *arguments: object, seconds: float = SECONDS, status: int = 0) -> str:
+    """Run Python code in an interpreter of its own, and give what it printed.
+
+    It has sysclone and these tests' modules on its path, and a session of its own. Fails the test when it does not end
+    with the status, and when it does not end in time: then it tells where each task of it stands.
+    """
+    path = os.pathsep.join([str(SOURCES), str(TESTS)])
+    program = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,
+    )
+    with program:
+        try:
+            out, err = program.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            standing = where_it_stands(program.pid)
+            kill_session(program.pid)
+            out, err = program.communicate()
+            pytest.fail(f"did not end in {seconds:g} s\n{standing}\n{out}\n{err}", pytrace=False)
+        finally:
+            kill_session(program.pid)
+    assert program.returncode == status, f"left with {program.returncode}\n{out}\n{err}"
+    return out
+
+
+def session_of(leader: int) -> list[int]:
+    """The processes of a session."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                if os.getsid(int(name)) == leader:
+                    found.append(int(name))
+            except ProcessLookupError:
+                continue
+    return found
+
+
+def kill_session(leader: int) -> None:
+    """End every process of a session."""
+    for pid in session_of(leader):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def where_it_stands(leader: int) -> str:
+    """Each task of a session: its state, its system call, its place in the kernel."""
+    lines = []
+    for pid in session_of(leader):
+        for task in sorted(Path(f"/proc/{pid}/task").glob("*")):
+            try:
+                stat = (task / "stat").read_text().rpartition(")")[2].split()[0]
+                call = (task / "syscall").read_text().split()[0]
+                stack = " < ".join(line.split()[1] for line in (task / "stack").read_text().splitlines()[:3])
+            except OSError:
+                continue
+            lines.append(f"  process {pid} task {task.name}: {stat}, system call {call}: {stack}")
+    return "\n".join(lines)
