@@ -154,7 +154,7 @@ class Unsupported(SyscloneError):
         self.feature = feature
         self.since = since
         self.reason = reason
-        self.release = os.uname().release if release is None else release
+        self.release: str = os.uname().release if release is None else release
 
     def __str__(self) -> str:
         why = self.reason or f"this is Linux {self.release}"

@@ -74,11 +74,12 @@ class Popen(_Base):
             which exec sets back to SIGCHLD.
     """
 
+    pid: int
     pidfd: int = -1
     returncode: Any
 
     def __init__(self, args: Any, *positional: Any, context: Description | None = None, **keywords: Any) -> None:
-        self.context = PLAIN if context is None else context
+        self.context: Description = PLAIN if context is None else context
         self._ended_as: Status | None = None
         self._usage: tuple[float, ...] | None = None
         _check(self.context)

@@ -84,6 +84,17 @@ class CloneArgs:
         "tls",
     )
 
+    flags: int
+    pidfd: int
+    child_tid: int
+    parent_tid: int
+    exit_signal: int
+    stack: int
+    stack_size: int
+    tls: int
+    set_tid: tuple[int, ...]
+    cgroup: int
+
     def __init__(
         self,
         flags: int = 0,
@@ -374,6 +385,13 @@ class WaitResult:
     """
 
     __slots__ = ("code", "pid", "rusage", "signo", "status", "uid")
+
+    pid: int
+    uid: int
+    signo: int
+    status: int
+    code: int
+    rusage: tuple[float, ...]
 
     def __init__(self, record: tuple[int, int, int, int, int, tuple[float, ...]]) -> None:
         self.pid, self.uid, self.signo, self.status, self.code, self.rusage = record

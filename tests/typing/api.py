@@ -1,18 +1,36 @@
+"""How typed code uses sysclone: checked by mypy and pyright, never run."""
+
 from __future__ import annotations
 
+import subprocess
 from typing import assert_type
 
 import sysclone
-from sysclone import Context, Share
+from sysclone import Context, Explanation, Namespace, Share, Status, Task, explain, lowlevel
 
 
-def total(numbers: list[int]) -> int:
-    return sum(numbers)
+def add(a: int, b: int) -> int:
+    return a + b
 
 
-assert_type(sysclone.call(total, [1, 2]), int)
-task = sysclone.start(total, [1, 2])
-assert_type(task.result(timeout=1.0), int)
-
-light = Context(share=Share.VM | Share.FILES, timeout=2.0)
-assert_type(light.call(total, numbers=[3]), int)
+async def main() -> None:
+    assert_type(sysclone.call(add, 1, b=2), int)
+    assert_type(Context(share=Share.VM, timeout=2.0).call(add, 1, 2), int)
+    task = sysclone.start(add, 1, 2)
+    assert_type(task, Task)
+    assert_type(task.pid, int)
+    assert_type(task.wait(1.0), Status)
+    assert_type(task.status, Status | None)
+    await task
+    with Context.light().start(add, 1, 2) as other:
+        assert_type(sysclone.wait_any([task, other], timeout=1.0), list[Task])
+    assert_type(Context(new=Namespace.USER | Namespace.NET).replace(tid=(7,)), Context)
+    done = sysclone.run(["make"], context=Context(share=Share.FS), capture_output=True, text=True)
+    assert_type(done.returncode, int)
+    with sysclone.Popen(["cat"], stdin=subprocess.PIPE) as program:
+        assert_type(program.status, Status | None)
+    assert_type(explain("CLONE_VM|SIGCHLD"), Explanation)
+    assert_type(explain(Context.thread()).valid, bool)
+    assert_type(lowlevel.gettid(), int)
+    assert_type(lowlevel.kcmp(1, 2, lowlevel.KCMP_VM), int)
+    lowlevel.clone3(lowlevel.CloneArgs(flags=lowlevel.CLONE_VM), entry=lowlevel.ENTRY_EXIT, argument=3)
