@@ -122,8 +122,23 @@ def _shield() -> tuple[str | None, ...]:
 
 _core.hooks(Cancelled, _clone_failed, _ended, _absorb, _shield())
 os.register_at_fork(after_in_child=_core.pool_after_fork)
-atexit.register(_core.pool_drain)
 _UNSUPPORTED: Final = _core.unsupported()
+
+
+def _await_the_last() -> None:
+    """At interpreter exit: wait for the functions that still run, as for threads; a Ctrl-C meanwhile stops them."""
+    try:
+        _core.pool_drain(-1.0)
+    except BaseException:
+        _core.pool_stop()
+        if not _core.pool_drain(STOP_PATIENCE):
+            # What cannot be stopped now would wait for a GIL that the ending interpreter has taken apart.
+            _flush()
+            os._exit(1)
+        raise
+
+
+atexit.register(_await_the_last)
 
 
 # --- the verbs

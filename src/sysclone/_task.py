@@ -18,9 +18,18 @@ if TYPE_CHECKING:
     import resource
     from collections.abc import Generator, Iterable
     from types import TracebackType
-    from typing import Any, Final, Self
+    from typing import Any, Final, Protocol, Self, TypeVar
 
     from ._result import ResultPage
+
+    class Waitable(Protocol):
+        """What can be waited for: a Task or a Popen."""
+
+        def done(self) -> bool: ...
+        def fileno(self) -> int: ...
+        def wait(self, timeout: float | None = None) -> Any: ...
+
+    W = TypeVar("W", bound=Waitable)
 
 # How long result(cancel=True) waits for a function that cannot be stopped at this moment, before it says so.
 STOP_PATIENCE: Final = 2.0
@@ -434,7 +443,7 @@ def failure(pid: int, status: Status) -> TaskFailed:
     return TaskLost(pid=pid, status=status)
 
 
-def wait_any(tasks: Iterable[Task], timeout: float | None = None) -> list[Task]:
+def wait_any(tasks: Iterable[W], timeout: float | None = None) -> list[W]:
     """Wait until at least one task has ended.
 
     Args:
@@ -455,7 +464,7 @@ def wait_any(tasks: Iterable[Task], timeout: float | None = None) -> list[Task]:
     return [task for task in waiting if task.done()]
 
 
-def wait_all(tasks: Iterable[Task], timeout: float | None = None) -> list[Task]:
+def wait_all(tasks: Iterable[W], timeout: float | None = None) -> list[W]:
     """Wait until every task has ended.
 
     Args:
@@ -469,8 +478,13 @@ def wait_all(tasks: Iterable[Task], timeout: float | None = None) -> list[Task]:
     deadline = None if timeout is None else time.monotonic() + timeout
     for task in waiting:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        try:
-            task.wait(left)
-        except TaskTimeout:
-            break
+        if isinstance(task, Task):
+            try:
+                task.wait(left)
+            except TaskTimeout:
+                break
+        elif not task.done():
+            if not wait_readable(task.fileno(), left):
+                break
+            task.wait()
     return [task for task in waiting if task.done()]

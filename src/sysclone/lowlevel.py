@@ -361,7 +361,7 @@ class PidfdInfo:
 def pidfd_info(
     pidfd: int, mask: int = PIDFD_INFO_PID | PIDFD_INFO_CREDS | PIDFD_INFO_CGROUPID | PIDFD_INFO_EXIT
 ) -> PidfdInfo:
-    """ioctl(pidfd, PIDFD_GET_INFO): what the kernel tells of a process, Linux 6.13; its exit status, Linux 6.15.
+    """ioctl(pidfd, PIDFD_GET_INFO): what the kernel tells of a process, Linux 6.13; its exit status, 6.15. See pidfd_open(2).
 
     Args:
         pidfd: borrowed.

@@ -86,7 +86,8 @@ def test_signal_state_of_the_program(sysclone):
     masks = {line.split(":")[0]: line.split()[1] for line in done.stdout.splitlines() if line.startswith("Sig")}
     assert int(masks["SigBlk"], 16) == 0
     assert int(masks["SigCgt"], 16) == 0
-    assert int(masks["SigIgn"], 16) == 1 << (signal.SIGHUP - 1)
+    ours = ~(0b11 << 31)  # 32 and 33 are libc's own business
+    assert int(masks["SigIgn"], 16) & ours == 1 << (signal.SIGHUP - 1)
 
 
 # --- the context

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -386,3 +388,46 @@ def test_a_cancel_strikes_no_other_task():
     """)
 
     assert out == "0\n"
+
+
+# --- the program's signals
+
+INTERRUPTED = """
+import os, sys, time, sysclone
+from sysclone import Context, Share
+
+def naps():
+    os.write(1, b"ready\\n")
+    time.sleep(30)
+
+times = 0
+try:
+    {verb}
+except KeyboardInterrupt:
+    times += 1
+try:
+    for _ in range(20):
+        time.sleep(0.01)
+except KeyboardInterrupt:
+    times += 1
+os.write(1, b"%d\\n" % times)
+"""
+
+
+@pytest.mark.parametrize("to_group", [True, False], ids=["group", "program"])
+@pytest.mark.parametrize(
+    "verb", ["sysclone.call(naps)", "Context(share=Share.VM, timeout=25).call(naps)", "Context().call(naps)"]
+)
+def test_an_interrupt_is_answered_once_and_at_once(verb, to_group):
+    """SIGINT during a call is one KeyboardInterrupt, whether it comes to the group, as Ctrl-C does, or to the program."""
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED.format(verb=verb)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as program:
+        try:
+            assert program.stdout.readline() == "ready\n"
+            (os.killpg if to_group else os.kill)(program.pid, signal.SIGINT)
+            answer, _ = program.communicate(timeout=15)
+        finally:
+            program.kill()
+
+    assert (answer, program.returncode) == ("1\n", 0)

@@ -26,6 +26,7 @@ typedef struct {
     PyObject *ended;        /* (plan, outcome) -> exception, for a function that neither returned nor raised */
     PyObject *shield;       /* files and names of code that is not to be interrupted: it keeps locks that all share */
     PyObject *absorb;       /* an empty Python function: running it lets a pending asynchronous exception strike there */
+    void (*python_handler)(int); /* CPython's own, as far as it could be seen; NULL if not */
     PyTypeObject *plan_type;
     PyTypeObject *job_type;
 } sc_state;
@@ -117,6 +118,7 @@ typedef struct sc_light {
     bool own_group;   /* not CLONE_THREAD */
     bool lasting;     /* the parked thread ends with its process alone */
     bool want_pidfd;
+    void (*python_handler)(int);
     uint64_t mask; /* the child's */
     pid_t creator;
     sc_clone_request request;
@@ -172,7 +174,8 @@ extern PyType_Spec sc_job_spec;
 PyObject *sc_start(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *sc_pool_info(PyObject *module, PyObject *unused);
 PyObject *sc_pool_after_fork(PyObject *module, PyObject *unused);
-PyObject *sc_pool_drain(PyObject *module, PyObject *unused);
+PyObject *sc_pool_drain(PyObject *module, PyObject *args);
+PyObject *sc_pool_stop(PyObject *module, PyObject *unused);
 void sc_pool_begin(void);
 
 /* --- reap.c: light processes whose threads outlive their function */

@@ -32,6 +32,8 @@
 /* Between the parked frame and the child's stack: the parked thread's own calls, and a signal frame of libc's. */
 #define SC_PARKED_ROOM (64 * 1024)
 #define SC_LEAST_STACK (192 * 1024)
+/* A main thread that is parked for longer answers the program's signals. */
+#define SC_ANSWER_AFTER_NS 20000000LL
 /* From attempt to attempt. */
 #define SC_FIRST_PAUSE_NS 1000000LL
 #define SC_LONGEST_PAUSE_NS 64000000LL
@@ -90,22 +92,18 @@ sc_light_request_stop(sc_light *l, enum sc_stop why)
 /* Those that people, supervisors, timers and limits send; a system call each, in every light call. */
 static const int sc_ending_signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTERM, SIGXCPU};
 
-/* Runs in the child, on its borrowed storage; a thread that its function started has none of ours and lets it be. */
+/* Runs in the child, on its borrowed storage; a thread that its function started has none of ours and lets it be.
+
+   SIGINT is the program's: its main thread answers, here too if the function runs on its identity. In the child it only
+   ends a system call, so that the function looks; the terminal, a killer of the group, and the parked thread send it. */
 static void
 sc_on_signal(int sig)
 {
     sc_light *l = sc_current;
-    if (!l) return;
-    int kept = errno;
-    if (sig == SIGINT) {
-        /* On the main thread's identity the function is what Ctrl-C interrupts; elsewhere it is the main thread. */
-        if (l->main_thread) PyErr_SetInterruptEx(SIGINT);
-    } else {
-        int none = 0;
-        __atomic_compare_exchange_n(&l->stop_signal, &none, sig, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-        sc_light_request_stop(l, SC_STOP_SIGNAL);
-    }
-    errno = kept;
+    if (!l || sig == SIGINT) return;
+    int none = 0;
+    __atomic_compare_exchange_n(&l->stop_signal, &none, sig, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    sc_light_request_stop(l, SC_STOP_SIGNAL);
 }
 
 static void
@@ -213,12 +211,29 @@ sc_has_threads(void)
 
 /* --- the parked thread's side */
 
+/* Lets the program's signals in while its main thread is parked for long: those with CPython's own handler, and those
+   that the kernel answers. That handler keeps and restores errno, which is the child's at that moment, and touches
+   nothing else in thread-local storage; others are not known to, and wait until the function has ended. So do the
+   profiling timers', which come too often for errno to be safe. */
+static void
+sc_answer_signals(sc_light *l)
+{
+    uint64_t closed = SC_ALL_SIGNALS;
+    for (int sig = 1; sig < 32; sig++) {
+        struct sigaction action;
+        if ((l->mask >> (sig - 1) & 1) || sig == SIGPROF || sig == SIGVTALRM || sigaction(sig, NULL, &action) < 0) continue;
+        if (action.sa_handler == SIG_DFL || action.sa_handler == l->python_handler) closed &= ~(1ULL << (sig - 1));
+    }
+    sc_signals_set(&closed);
+}
+
 static void
 sc_park(sc_light *l)
 {
     int64_t deadline = l->plan->timeout_ns >= 0 ? sc_now_ns() + l->plan->timeout_ns : -1;
     int64_t try_at = -1, pause = SC_FIRST_PAUSE_NS;
     int tries = 0;
+    int64_t answer_at = l->main_thread ? sc_now_ns() + SC_ANSWER_AFTER_NS : -1;
     sc_sight sight = {.switches = -1};
     int word;
     while ((word = __atomic_load_n(&l->attention, __ATOMIC_SEQ_CST))) {
@@ -237,8 +252,17 @@ sc_park(sc_light *l)
             sc_light_request_stop(l, SC_STOP_TIMEOUT);
             continue;
         }
+        if (answer_at >= 0) wake_at = wake_at < 0 || answer_at < wake_at ? answer_at : wake_at;
         struct timespec at = {.tv_sec = wake_at / SC_NANOSECONDS, .tv_nsec = wake_at % SC_NANOSECONDS};
-        sc_raw6(SYS_futex, &l->attention, FUTEX_WAIT_BITSET, word, wake_at < 0 ? NULL : &at, 0, FUTEX_BITSET_MATCH_ANY);
+        long woken = sc_raw6(SYS_futex, &l->attention, FUTEX_WAIT_BITSET, word, wake_at < 0 ? NULL : &at, 0,
+                             FUTEX_BITSET_MATCH_ANY);
+        if (answer_at >= 0 && woken == -ETIMEDOUT && sc_now_ns() >= answer_at) {
+            answer_at = -1;
+            sc_answer_signals(l);
+        }
+        /* A handler has run here, and the function on this identity is to look: out of its system call, if it is in one.
+           By number: the child is alive, or unreaped and ours. */
+        if (woken == -EINTR && l->own_group && l->plan->clear_handlers) sc_raw2(SYS_kill, l->pid, SIGINT);
     }
 }
 
@@ -400,6 +424,7 @@ sc_light_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObjec
         .shield = state->shield,
         .ts = PyThreadState_Get(),
         .main_thread = sc_is_main_thread(),
+        .python_handler = state->python_handler,
         .lasting = sc_raw0(SYS_gettid) == sc_raw0(SYS_getpid),
     };
     sc_tstate_save(&l.saved, l.ts);

@@ -1,6 +1,8 @@
 /* The method table, the constants, and what the Python side hands in. Nothing else. */
 #include "core.h"
 
+#include <signal.h>
+
 /* hooks(cancelled, clone_failed, ended, absorb, shield) */
 static PyObject *
 sc_hooks(PyObject *module, PyObject *args)
@@ -38,7 +40,8 @@ static PyMethodDef sc_methods[] = {
     {"start", SC_FAST(sc_start), METH_FASTCALL | METH_KEYWORDS, "start(plan, fn, *args, **kwargs) -> Job"},
     {"pool_info", sc_pool_info, METH_NOARGS, "(idle helpers, busy helpers)"},
     {"pool_after_fork", sc_pool_after_fork, METH_NOARGS, "Forget the helpers: in a forked child they are not there."},
-    {"pool_drain", sc_pool_drain, METH_NOARGS, "Wait until no helper is busy."},
+    {"pool_drain", sc_pool_drain, METH_VARARGS, "pool_drain(seconds): wait until no helper is busy."},
+    {"pool_stop", sc_pool_stop, METH_NOARGS, "Ask every function on a helper to end."},
     {"reap_pending", sc_reap_pending, METH_NOARGS, "How many light processes live on in threads of theirs."},
     {"copied", sc_copied, METH_VARARGS, "copied(plan, way, page) -> (pid, pidfd), (0, -1) in the child"},
     {"kill_self_after", sc_kill_self_after, METH_VARARGS, "kill_self_after(nanoseconds)"},
@@ -70,7 +73,14 @@ sc_exec_module(PyObject *module)
     if (!state->plan_type || PyModule_AddType(module, state->plan_type) < 0) return -1;
     state->job_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &sc_job_spec, NULL);
     if (!state->job_type || PyModule_AddType(module, state->job_type) < 0) return -1;
+    if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+        PyErr_SetString(PyExc_ImportError, "sysclone works in the main interpreter alone");
+        return -1;
+    }
     sc_pool_begin();
+    /* SIGINT has CPython's handler from the start, unless it was ignored then or has been given another since. */
+    PyOS_sighandler_t handler = PyOS_getsig(SIGINT);
+    if (handler != SIG_DFL && handler != SIG_IGN && handler != SIG_ERR) state->python_handler = handler;
     PyObject *entry = PyLong_FromUnsignedLongLong((uintptr_t)sc_entry_exit);
     if (!entry || PyModule_AddObjectRef(module, "ENTRY_EXIT", entry) < 0) return -1;
     Py_DECREF(entry);

@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #define SC_MOST_IDLE 1024
 #define SC_LASTING_IDLE 8
@@ -20,8 +21,9 @@
 #define SC_LEAST_HELPER_STACK (512 * 1024)
 
 typedef struct sc_helper {
-    struct sc_helper *next;
-    sc_run *run;
+    struct sc_helper *next;       /* idle */
+    struct sc_helper *next_of_all;
+    sc_run *run; /* guarded by the lock: NULL before the run may be freed */
     size_t stack_bytes;
     PyInterpreterState *interp;
     PyThreadState *ts;
@@ -32,7 +34,7 @@ typedef struct sc_helper {
 } sc_helper;
 
 static pthread_mutex_t sc_pool_lock = PTHREAD_MUTEX_INITIALIZER;
-static sc_helper *sc_idle;
+static sc_helper *sc_idle, *sc_all;
 static int sc_idle_count, sc_busy_count;
 static unsigned sc_generation;
 static int sc_draining;
@@ -91,6 +93,9 @@ sc_helper_finish(sc_helper *helper, sc_run *run)
     int event_fd = __atomic_load_n(&l->event_fd, __ATOMIC_SEQ_CST);
     uint64_t one = 1;
     if (event_fd >= 0) sc_raw3(SYS_write, event_fd, &one, sizeof one);
+    pthread_mutex_lock(&sc_pool_lock);
+    helper->run = NULL;
+    pthread_mutex_unlock(&sc_pool_lock);
     int running = SC_RUNNING;
     if (!__atomic_compare_exchange_n(&run->state, &running, SC_DONE, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
         PyEval_RestoreThread(helper->ts);
@@ -158,6 +163,11 @@ sc_helper_main(void *argument)
         helper->pinned |= threads_left && helper->lasting;
         if (!sc_helper_go_idle(helper)) break;
     }
+    pthread_mutex_lock(&sc_pool_lock);
+    sc_helper **link = &sc_all;
+    while (*link && *link != helper) link = &(*link)->next_of_all;
+    if (*link) *link = helper->next_of_all;
+    pthread_mutex_unlock(&sc_pool_lock);
     PyEval_RestoreThread(helper->ts);
     PyThreadState_Clear(helper->ts);
     PyThreadState_DeleteCurrent();
@@ -187,7 +197,11 @@ sc_helper_create(sc_run *run, size_t stack_bytes)
         /* Signals for the program are for threads that run Python, never for one that is parked. */
         uint64_t old;
         sc_signals_block(&old);
+        pthread_mutex_lock(&sc_pool_lock);
+        helper->next_of_all = sc_all;
         if (!error) error = pthread_create(&thread, &attr, sc_helper_main, helper);
+        if (!error) sc_all = helper;
+        pthread_mutex_unlock(&sc_pool_lock);
         sc_signals_set(&old);
         pthread_attr_destroy(&attr);
     }
@@ -219,7 +233,9 @@ sc_pool_submit(sc_run *run, size_t stack_bytes, bool *created)
     sc_busy_count++;
     pthread_mutex_unlock(&sc_pool_lock);
     if (helper) {
+        pthread_mutex_lock(&sc_pool_lock);
         helper->run = run;
+        pthread_mutex_unlock(&sc_pool_lock);
         __atomic_store_n(&helper->go, 1, __ATOMIC_SEQ_CST);
         sc_wake(&helper->go);
         return 0;
@@ -251,27 +267,49 @@ sc_pool_after_fork(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
     pthread_mutex_init(&sc_pool_lock, NULL);
-    sc_idle = NULL;
+    sc_idle = sc_all = NULL;
     sc_idle_count = sc_busy_count = 0;
     sc_generation++;
     sc_main_group = (pid_t)sc_raw0(SYS_getpid);
     Py_RETURN_NONE;
 }
 
-/* pool_drain(): waits until no helper is busy. For interpreter exit: a light process that is still running then would
-   wait for a GIL that nobody hands on. Signals may raise, as in joining a thread. */
+/* pool_drain(seconds) -> whether no helper is busy any more, waiting at most so long; negative: for ever. For interpreter
+   exit: a light process that is still running then would wait for a GIL that nobody hands on. Signals may raise. */
 PyObject *
-sc_pool_drain(PyObject *module, PyObject *unused)
+sc_pool_drain(PyObject *module, PyObject *args)
 {
-    (void)module, (void)unused;
+    (void)module;
+    double seconds;
+    if (!PyArg_ParseTuple(args, "d:pool_drain", &seconds)) return NULL;
+    struct timespec until;
+    sc_raw2(SYS_clock_gettime, CLOCK_MONOTONIC, &until);
+    int64_t ns = until.tv_nsec + (int64_t)(seconds * 1e9);
+    until.tv_sec += ns / SC_NANOSECONDS;
+    until.tv_nsec = ns % SC_NANOSECONDS;
     __atomic_store_n(&sc_draining, 1, __ATOMIC_SEQ_CST);
     int busy;
     while ((busy = __atomic_load_n(&sc_busy_count, __ATOMIC_SEQ_CST)) > 0) {
+        long answer;
         Py_BEGIN_ALLOW_THREADS
-        sc_raw6(SYS_futex, &sc_busy_count, FUTEX_WAIT, busy, 0, 0, 0);
+        answer = sc_raw6(SYS_futex, &sc_busy_count, FUTEX_WAIT_BITSET, busy, seconds < 0 ? NULL : &until, 0,
+                         FUTEX_BITSET_MATCH_ANY);
         Py_END_ALLOW_THREADS
         if (PyErr_CheckSignals() < 0) return NULL;
+        if (answer == -ETIMEDOUT) break;
     }
-    __atomic_store_n(&sc_draining, 0, __ATOMIC_SEQ_CST);
+    return PyBool_FromLong(__atomic_load_n(&sc_busy_count, __ATOMIC_SEQ_CST) == 0);
+}
+
+/* pool_stop(): asks every function on a helper to end. */
+PyObject *
+sc_pool_stop(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    pthread_mutex_lock(&sc_pool_lock);
+    for (sc_helper *helper = sc_all; helper; helper = helper->next_of_all)
+        if (helper->run && __atomic_load_n(&helper->run->light.started, __ATOMIC_SEQ_CST))
+            sc_light_request_stop(&helper->run->light, SC_STOP_CANCEL);
+    pthread_mutex_unlock(&sc_pool_lock);
     Py_RETURN_NONE;
 }

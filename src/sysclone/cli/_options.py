@@ -60,7 +60,12 @@ def add_context_arguments(parser: argparse.ArgumentParser, usual: str) -> None:
     )
     add("--ptrace", action="store_true", help="whoever traces us traces the task (CLONE_PTRACE)")
     add("--untraced", action="store_true", help="whoever traces us cannot make it so (CLONE_UNTRACED)")
-    add("--vfork", action="store_true", help="sleep in the kernel until it ends or execs (CLONE_VFORK)")
+    add(
+        "--vfork",
+        dest="suspend_caller",
+        action="store_true",
+        help="sleep in the kernel until it ends or execs (CLONE_VFORK)",
+    )
     add("--timeout", type=_seconds, metavar="SECONDS", help="kill it then, and exit with 124")
     add("--strict", action="store_true", help="take every warning for an error, before anything starts")
 
@@ -88,7 +93,7 @@ def context_from(args: argparse.Namespace, usual: Share) -> Context:
     for field in ("parent", "exit_signal", "cgroup", "tid", "stack_bytes", "clear_signal_handlers", "timeout"):
         if getattr(args, field) is not None:
             wanted[field] = getattr(args, field)
-    for field in ("ptrace", "untraced", "vfork"):
+    for field in ("ptrace", "untraced", "suspend_caller"):
         if getattr(args, field):
             wanted[field] = True
     return base.replace(**wanted)

@@ -27,7 +27,7 @@ BROKEN_PIPE: Final = BY_SIGNAL + 13
 # The fields of a Context; what else an error points at is no option.
 _OPTIONS: Final = {
     "share", "new", "parent", "exit_signal", "stack_bytes", "tid", "cgroup", "clear_signal_handlers", "ptrace",
-    "untraced", "vfork", "timeout",
+    "untraced", "suspend_caller", "timeout",
 }  # fmt: skip
 
 
@@ -44,7 +44,8 @@ def tell_failure(name: str, error: Exception) -> None:
     from .._errors import ContextError, SyscloneError, SyscloneWarning
 
     if isinstance(error, ContextError) and error.field in _OPTIONS:
-        complain(name, f"--{error.field.replace('_', '-')}: {error}")
+        option = "vfork" if error.field == "suspend_caller" else error.field.replace("_", "-")
+        complain(name, f"--{option}: {error}")
     elif isinstance(error, SyscloneError):
         complain(name, str(error))
     elif isinstance(error, SyscloneWarning):

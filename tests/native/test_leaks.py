@@ -1,0 +1,197 @@
+"""Leak loops: each entry of the extension, called a few hundred times, keeps no memory and no fd."""
+
+from __future__ import annotations
+
+import pytest
+from features import requires
+from helpers import in_subprocess
+
+from sysclone import _core
+
+BOUND = 0.25
+"""KiB a call that the resident memory may grow by: an unfreed page or stack a call is 4 or more. What is smaller than
+that is for the sanitizers to find."""
+
+CALLS = 300
+
+SETUP = """
+import ctypes, gc, mmap, os, resource, signal, sys
+import sysclone, sysclone._call, sysclone._popen
+from sysclone import _core as core
+from sysclone import Context, Share
+
+word = ctypes.c_uint32(5)
+at = ctypes.addressof(word)
+light = Context.light().plan("light")
+copied = Context().plan("copied")
+program = Context().plan("program")
+mine = core.pidfd_open(os.getpid(), 0)
+names = os.open("/proc/self/ns/uts", os.O_RDONLY)
+null = os.open("/dev/null", os.O_RDONLY)
+page = mmap.mmap(-1, 4096)
+block = mmap.mmap(-1, 16384)
+stack = ctypes.addressof(ctypes.c_char.from_buffer(block))
+VM_VFORK = 0x4100
+P_PID, P_PIDFD, WEXITED, WALL = 1, 3, 4, 0x40000000
+
+def refused(function, *arguments):
+    try:
+        function(*arguments)
+    except (OSError, ValueError, TypeError):
+        return
+    raise SystemExit(f"{function} was not refused")
+
+def reap(pid):
+    core.waitid(P_PID, pid, WEXITED | WALL)
+
+def raises():
+    raise KeyError("x")
+
+def starts(*function):
+    job = core.start(light, *function)
+    try:
+        job.wait(10)
+        job.fileno()
+        job.done()
+        job.ended()
+        try:
+            job.result()
+        except (KeyError, sysclone.SyscloneError):
+            pass
+    finally:
+        job.close()
+        del job  # the exception that it keeps has this frame in its traceback
+
+def calls(*function):
+    try:
+        core.light_call(light, *function)
+    except (KeyError, sysclone.SyscloneError):
+        pass
+
+def copies(way):
+    page[:] = bytes(4096)
+    pid, pidfd = core.copied(copied, way, page)
+    if pid == 0:
+        os._exit(0)
+    core.waitid(P_PIDFD, pidfd, WEXITED | WALL)
+    os.close(pidfd)
+
+def spawns(path, setup=None, envp=None, cwd=None, groups=None):
+    fds = (-1, -1, -1)
+    pid, pidfd, step, *_ = core.spawn(
+        program, [path], [b"true", b"x" * 4096], envp, cwd, fds, (null,), True, True, False, -1, -1, groups, -1, -1, setup
+    )
+    if step == 0:
+        reap(pid)
+        os.close(pidfd)
+
+def clones3(size=88):
+    reap(core.clone3(VM_VFORK, 0, 0, 0, 17, stack, 16384, 0, (), 0, size, core.ENTRY_EXIT, 0))
+
+def forks(function, *arguments):
+    pid = function(*arguments)
+    if pid == 0:
+        os._exit(0)
+    reap(pid)
+
+def plans():
+    one = core.Plan(256, 0, tids=(1, 2), stack_bytes=1 << 20, timeout_ns=5)
+    one.tids, one.flags, repr(one)
+    refused(core.Plan, "x", 0)
+
+def timers():
+    pid = os.fork()
+    if pid == 0:
+        for _ in range(3):
+            core.kill_self_after(60_000_000_000)
+        os._exit(0)
+    reap(pid)
+
+HOOKS = (sysclone.Cancelled, sysclone._call._clone_failed, sysclone._call._ended, sysclone._call._absorb,
+         sysclone._call._shield())
+
+def sends():
+    core.pidfd_send_signal(mine, 0, 0)
+    refused(core.pidfd_send_signal, -1, 0, 0)
+"""
+
+LOOPS = {
+    "ENTRY_EXIT": "clones3()",
+    "Job": "starts(int)",
+    "Plan": "plans()",
+    "clone": "reap(core.clone(VM_VFORK | 17, stack + 16384, 0, 0, 0, core.ENTRY_EXIT, 0)); "
+    "refused(core.clone, 1 << 16, 0, 0, 0, 0, 0, 0); forks(core.clone, 17, 0, 0, 0, 0, 0, 0)",
+    "clone3": "clones3(); refused(clones3, 63); forks(core.clone3, 0, 0, 0, 0, 17, 0, 0, 0, (), 0, 88, 0, 0)",
+    "copied": "copies(0); copies(1); copies(2); refused(core.copied, copied, 0, b'read only')",
+    "futex_wait": "core.futex_wait(at, 4, 0); refused(core.futex_wait, at, 5, 0)",
+    "futex_wake": "core.futex_wake(at, 1); refused(core.futex_wake, 1, 1)",
+    "gettid": "core.gettid()",
+    "hooks": "core.hooks(*HOOKS)",
+    "kcmp": "core.kcmp(os.getpid(), os.getpid(), 1, 0, 0); refused(core.kcmp, -1, -1, 1, 0, 0)",
+    "kill_self_after": "timers()",
+    "light_call": "calls(bytes, 65536); calls(raises); calls(os._exit, 3); refused(core.light_call, light)",
+    "pidfd_getfd": "os.close(core.pidfd_getfd(mine, null, 0)); refused(core.pidfd_getfd, mine, 9999, 0)",
+    "pidfd_info": "core.pidfd_info(mine, 7); refused(core.pidfd_info, null, 7)",
+    "pidfd_open": "os.close(core.pidfd_open(os.getpid(), 0)); refused(core.pidfd_open, -1, 0)",
+    "pidfd_send_signal": "sends()",
+    "pool_after_fork": "forks(os.fork)",
+    "pool_drain": "starts(int); core.pool_drain()",
+    "pool_info": "core.pool_info()",
+    "probe_clone": "core.probe_clone(0x100); core.probe_clone(0x100 | 1 << 16)",
+    "probe_clone3": "core.probe_clone3(0x100, 0); core.probe_clone3(0x1100, 17); core.probe_clone3(1 << 16, 0)",
+    "reap_pending": "core.reap_pending()",
+    "setns": "refused(core.setns, names, 0x08000000); refused(core.setns, -1, 0)",
+    "single_threaded": "core.single_threaded()",
+    "spawn": "spawns(b'/bin/true'); spawns(b'/no/such'); spawns(b'/bin/true', raises); spawns(b'/bin/true', lambda: 0); "
+    "spawns(b'/bin/true', None, [b'A=' + bytes(2000).replace(b'\\0', b'x')], b'/'); refused(spawns, b'/bin/true', None, 5)",
+    "start": "starts(bytes, 65536); starts(raises); starts(os._exit, 3)",
+    "unshare": "core.unshare(0x400); refused(core.unshare, 1 << 60)",
+    "unsupported": "core.unsupported()",
+    "waitid": "refused(core.waitid, 1, 1 << 22, 4); clones3()",
+}
+"""What is called for each public name of the extension; answers and refusals both."""
+
+
+def test_each_entry_has_its_loop():
+    """The table names every public entry of the extension, and nothing else."""
+    assert {name for name in dir(_core) if not name.startswith("_")} == set(LOOPS)
+
+
+def grown(body, calls=CALLS):
+    """KiB a call of resident memory that a loop keeps, and the number of fds, by a program of its own."""
+    loop = f"def loop(count):\n    for _ in range(count):\n        {body}\n"
+    measure = f"""
+def look():
+    gc.collect()
+    with open("/proc/self/smaps_rollup") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Anonymous:")), len(os.listdir("/proc/self/fd"))
+
+loop({max(calls // 3, 30)})
+before = look()
+loop({calls})
+after = look()
+print((after[0] - before[0]) / {calls}, after[1] - before[1])
+"""
+    kib, fds = in_subprocess(SETUP + "kept = []\n" + loop + measure, seconds=50).split()
+    return float(kib), int(fds)
+
+
+@requires("pidfd", "pidfd_getfd", "pidfd_info", "kcmp")
+@pytest.mark.parametrize("name", LOOPS)
+def test_it_keeps_nothing(name):
+    """Calls and refused calls of one entry leave less than BOUND KiB a call behind, and no fd."""
+    kib, fds = grown(LOOPS[name])
+
+    assert fds == 0
+    assert kib < BOUND, f"{kib:.2f} KiB a call"
+
+
+@pytest.mark.parametrize("kept", ["bytes(4096)", "object.__new__(type('x', (), dict(a=bytes(1024))))"])
+def test_a_leak_is_seen(kept):
+    """A loop that keeps a KiB or more a call is found out."""
+    assert grown(f"kept.append({kept})")[0] > BOUND
+
+
+def test_a_kept_fd_is_seen():
+    """A loop that keeps an fd a call is found out."""
+    assert grown("os.dup(0)", 90)[1] == 90
