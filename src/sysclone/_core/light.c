@@ -214,8 +214,9 @@ sc_has_threads(void)
 /* Lets the program's signals in while its main thread is parked for long: those with CPython's own handler, and those
    that the kernel answers. That handler keeps and restores errno, which is the child's at that moment, and touches
    nothing else in thread-local storage; others are not known to, and wait until the function has ended. So do the
-   profiling timers', which come too often for errno to be safe. */
-static void
+   profiling timers', which come too often for errno to be safe. Answers whether one that was held back has run its
+   handler already. */
+static bool
 sc_answer_signals(sc_light *l)
 {
     uint64_t closed = SC_ALL_SIGNALS;
@@ -224,7 +225,10 @@ sc_answer_signals(sc_light *l)
         if ((l->mask >> (sig - 1) & 1) || sig == SIGPROF || sig == SIGVTALRM || sigaction(sig, NULL, &action) < 0) continue;
         if (action.sa_handler == SIG_DFL || action.sa_handler == l->python_handler) closed &= ~(1ULL << (sig - 1));
     }
+    uint64_t pending = 0;
+    sc_raw2(SYS_rt_sigpending, &pending, SC_SIGSET_BYTES);
     sc_signals_set(&closed);
+    return pending & ~closed;
 }
 
 static void
@@ -258,7 +262,7 @@ sc_park(sc_light *l)
                              FUTEX_BITSET_MATCH_ANY);
         if (answer_at >= 0 && woken == -ETIMEDOUT && sc_now_ns() >= answer_at) {
             answer_at = -1;
-            sc_answer_signals(l);
+            if (sc_answer_signals(l)) woken = -EINTR;
         }
         /* A handler has run here, and the function on this identity is to look: out of its system call, if it is in one.
            By number: the child is alive, or unreaped and ours. */
