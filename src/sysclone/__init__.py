@@ -2,48 +2,69 @@
 
 Layout: `_core` is the C extension; `_flags`, `_errors`, `_kernel` know the kernel; `_context`, `_proc` are pure;
 `_task`, `_cgroup` hold fds; `_call`, `_popen` are the verbs. Each imports from those before it alone. `lowlevel` is the
-raw tier. What is heavy is imported at its first use.
+raw tier. Each name is imported at its first use: the package itself is next to nothing.
 """
 
 from __future__ import annotations
 
-from ._api import Context as Context
-from ._api import call as call
-from ._api import start as start
-from ._errors import Cancelled as Cancelled
-from ._errors import CloneError as CloneError
-from ._errors import ContextError as ContextError
-from ._errors import ResultError as ResultError
-from ._errors import SyscloneError as SyscloneError
-from ._errors import SyscloneWarning as SyscloneWarning
-from ._errors import TaskExited as TaskExited
-from ._errors import TaskFailed as TaskFailed
-from ._errors import TaskKilled as TaskKilled
-from ._errors import TaskLost as TaskLost
-from ._errors import TaskTimeout as TaskTimeout
-from ._errors import Unsupported as Unsupported
-from ._flags import Namespace as Namespace
-from ._flags import Share as Share
-from ._status import Status as Status
-from ._task import Task as Task
-from ._task import wait_all as wait_all
-from ._task import wait_any as wait_any
 from ._version import __version__ as __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import lowlevel as lowlevel
+    from ._api import Context as Context
+    from ._api import call as call
+    from ._api import start as start
+    from ._errors import Cancelled as Cancelled
+    from ._errors import CloneError as CloneError
+    from ._errors import ContextError as ContextError
+    from ._errors import ResultError as ResultError
+    from ._errors import SyscloneError as SyscloneError
+    from ._errors import SyscloneWarning as SyscloneWarning
+    from ._errors import TaskExited as TaskExited
+    from ._errors import TaskFailed as TaskFailed
+    from ._errors import TaskKilled as TaskKilled
+    from ._errors import TaskLost as TaskLost
+    from ._errors import TaskTimeout as TaskTimeout
+    from ._errors import Unsupported as Unsupported
     from ._explain import Explanation as Explanation
     from ._explain import explain as explain
+    from ._flags import Namespace as Namespace
+    from ._flags import Share as Share
     from ._popen import Popen as Popen
     from ._popen import run as run
+    from ._status import Status as Status
+    from ._task import Task as Task
+    from ._task import wait_all as wait_all
+    from ._task import wait_any as wait_any
 
 _LATE = {
+    "Cancelled": "_errors",
+    "CloneError": "_errors",
+    "Context": "_api",
+    "ContextError": "_errors",
     "Explanation": "_explain",
+    "Namespace": "_flags",
     "Popen": "_popen",
+    "ResultError": "_errors",
+    "Share": "_flags",
+    "Status": "_status",
+    "SyscloneError": "_errors",
+    "SyscloneWarning": "_errors",
+    "Task": "_task",
+    "TaskExited": "_errors",
+    "TaskFailed": "_errors",
+    "TaskKilled": "_errors",
+    "TaskLost": "_errors",
+    "TaskTimeout": "_errors",
+    "Unsupported": "_errors",
+    "call": "_api",
     "explain": "_explain",
     "lowlevel": "lowlevel",
     "run": "_popen",
+    "start": "_api",
+    "wait_all": "_task",
+    "wait_any": "_task",
 }
 
 __all__ = [
