@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     R = TypeVar("R")
 
+_DIED: Final = 0
 _FORK: Final = 0
 _FORK_THEN_CLONE: Final = 1
 _RAW: Final = 2
@@ -72,9 +73,26 @@ def _ended(plan: _core.Plan, outcome: tuple[Any, ...]) -> BaseException:
         exception = failure(pid, status)
     if isinstance(value, BaseException):
         exception.__cause__ = value
+    if _end == _DIED:
+        _bury_threads()
     if frames:
         exception.add_note(_dead_traceback(frames))
     return exception
+
+
+def _bury_threads() -> None:
+    """Mark the threads that a dead process took with it as ended: interpreter exit would wait for them for ever."""
+    threading = sys.modules.get("threading")
+    for thread in list(threading._active.values()) if threading is not None else ():
+        if not thread.native_id or os.path.exists(f"/proc/{thread.native_id}"):
+            continue
+        lock = getattr(thread, "_tstate_lock", None)
+        if lock is not None:  # until 3.12
+            if lock.locked():
+                lock.release()
+            thread._stop()
+        elif hasattr(getattr(thread, "_handle", None), "_set_done"):
+            thread._handle._set_done()
 
 
 def _dead_traceback(frames: list[tuple[Any, int]]) -> str:

@@ -153,6 +153,10 @@ class Task:
         self.wait()
         self.close()
 
+    def _time_left(self) -> float | None:
+        """Seconds until its own time limit, where its creator has to keep that."""
+        return None
+
     def __await__(self) -> Generator[Any, None, Any]:
         return self._answer().__await__()
 
@@ -164,6 +168,8 @@ class Task:
             ended = loop.create_future()
             # A copy: the loop may outlive the Task's own fd.
             fd = os.dup(self.fileno())
+            limit = self._time_left()
+            late = None if limit is None else loop.call_later(limit, self.cancel)
             loop.add_reader(fd, lambda: None if ended.done() else ended.set_result(None))
             try:
                 await ended
@@ -171,6 +177,8 @@ class Task:
                 self.cancel()
                 raise
             finally:
+                if late is not None:
+                    late.cancel()
                 loop.remove_reader(fd)
                 os.close(fd)
         return self.result()
@@ -295,6 +303,9 @@ class CopiedTask(Task):
     def pidfd(self) -> int:
         """The pidfd, borrowed."""
         return self._pidfd
+
+    def _time_left(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def _poll(self, timeout: float | None) -> bool:
         """Whether it ends within timeout seconds."""
@@ -459,9 +470,23 @@ def wait_any(tasks: Iterable[W], timeout: float | None = None) -> list[W]:
         by_fd = {task.fileno(): task for task in waiting}
         for fd in by_fd:
             poll.register(fd, select.POLLIN)
-        for fd, _ in poll.poll(None if timeout is None else timeout * 1000) if by_fd else ():
+        for fd, _ in _poll_in_time(poll, timeout, waiting) if by_fd else ():
             by_fd[fd].wait()
     return [task for task in waiting if task.done()]
+
+
+def _poll_in_time(poll: select.poll, timeout: float | None, waiting: Iterable[Waitable]) -> list[tuple[int, int]]:
+    """Poll for at most timeout seconds, ending the copied processes whose own time is over meanwhile."""
+    end = None if timeout is None else time.monotonic() + timeout
+    limits = [(task._deadline, task) for task in waiting if isinstance(task, CopiedTask) and task._deadline is not None]
+    for limit, task in sorted(limits, key=lambda one: one[0]):
+        if end is not None and end < limit:
+            break
+        ready = poll.poll(max(0.0, limit - time.monotonic()) * 1000)
+        if ready:
+            return ready
+        task.kill_now()
+    return poll.poll(None if end is None else max(0.0, end - time.monotonic()) * 1000)
 
 
 def wait_all(tasks: Iterable[W], timeout: float | None = None) -> list[W]:

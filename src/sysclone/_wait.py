@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 P_PIDFD: Final = 3
 WALL: Final = 0x40000000
+_LONGEST_POLL: Final = 2_000_000.0
 _INFO_EXIT: Final = 1 << 3
 _KCMP_SYSVSEM: Final = 6
 
@@ -23,7 +24,14 @@ def wait_readable(fd: int, timeout: float | None) -> bool:
     """Whether fd became readable within timeout seconds; None waits for ever."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if timeout is None else max(0, round(timeout * 1000 + 0.4999))))
+    if timeout is None:
+        return bool(poll.poll())
+    # poll(2) counts milliseconds in an int: 24 days.
+    while timeout > _LONGEST_POLL:
+        if poll.poll(int(_LONGEST_POLL * 1000)):
+            return True
+        timeout -= _LONGEST_POLL
+    return bool(poll.poll(max(0, round(timeout * 1000 + 0.4999))))
 
 
 def reap(pidfd: int, pid: int, own_child: bool) -> tuple[Status, tuple[float, ...] | None]:

@@ -96,7 +96,7 @@ def test_a_siblings_status_is_not_invented():
 
     out = in_subprocess("""
         import os, subprocess, sys, sysclone, sysclone._hints
-        sysclone.Popen  # what is imported late must be there before the change of ids
+        sysclone.Popen, sysclone.Context  # what is imported late must be there before the change of ids
 
         def runs():
             os.setgroups([])

@@ -73,14 +73,18 @@ void sc_signals_die(int sig);
 /* --- tstate.c: what a thread state holds of the frames that run on it, version by version */
 typedef struct {
     PyThreadState *ts;
+    PyObject *running_loop; /* borrowed: asyncio's, kept alive by the frames below */
     void *cframe, *frame, *exc_info, *exc_value, *context;
     void *datastack_chunk, *datastack_top, *datastack_limit;
-    void *trash_later, *executor, *stack_refs;
-    int use_tracing, recursion, c_recursion, headroom, tracing, trash_nesting, gilstate_counter;
+    void *trash_later, *executor, *asyncgen_firstiter, *asyncgen_finalizer;
+    int use_tracing, recursion, c_recursion, headroom, tracing, trash_nesting, gilstate_counter,
+        origin_tracking_depth;
 } sc_tstate;
 
 void sc_tstate_save(sc_tstate *saved, PyThreadState *ts);
 void sc_tstate_restore(const sc_tstate *saved);
+void sc_tstate_save_loop(sc_tstate *saved);
+void sc_tstate_restore_loop(const sc_tstate *saved);
 bool sc_is_main_thread(void);
 bool sc_tstate_attached(PyThreadState *ts);
 bool sc_tstate_poke(PyThreadState *ts, PyObject *exception);
@@ -126,6 +130,7 @@ typedef struct sc_light {
     int attention;
     int stop;        /* enum sc_stop, set once */
     int stop_signal; /* the signal that asked, for SC_STOP_SIGNAL */
+    uint32_t forwarded; /* bits of signals that the parked main thread has taken for the function */
     int pokes;       /* references to cancelled that the thread state was given */
     int ending;      /* set before event_fd is read for the last time */
     int event_fd;    /* an eventfd to write to at the end, or -1 */
@@ -147,6 +152,7 @@ typedef struct sc_light {
 void sc_light_run(sc_light *light);
 void sc_light_settle(sc_light *light, PyObject *absorb);
 void sc_light_request_stop(sc_light *light, enum sc_stop why);
+void sc_light_after_fork(void);
 void sc_light_reap(sc_light *light, bool wait);
 bool sc_has_threads(void);
 PyObject *sc_light_outcome(sc_light *light);
@@ -177,6 +183,7 @@ PyObject *sc_pool_after_fork(PyObject *module, PyObject *unused);
 PyObject *sc_pool_drain(PyObject *module, PyObject *args);
 PyObject *sc_pool_stop(PyObject *module, PyObject *unused);
 void sc_pool_begin(void);
+void sc_pool_bury(pid_t group);
 
 /* --- reap.c: light processes whose threads outlive their function */
 void sc_reap_later(int pidfd);

@@ -117,7 +117,7 @@ sc_job_wait(PyObject *self, PyObject *args)
     if (timeout != Py_None) {
         double seconds = PyFloat_AsDouble(timeout);
         if (seconds == -1.0 && PyErr_Occurred()) return NULL;
-        if (seconds < 0) seconds = 0;
+        if (!(seconds >= 0)) seconds = 0; /* NaN too */
         if (seconds > 1e9) seconds = 1e9;
         clock_gettime(CLOCK_MONOTONIC, &until);
         int64_t ns = until.tv_nsec + (int64_t)(seconds * 1e9);
@@ -181,7 +181,8 @@ static PyObject *
 sc_job_get_pidfd(PyObject *self, void *unused)
 {
     (void)unused;
-    return PyLong_FromLong(((sc_job *)self)->run->light.pidfd);
+    sc_light *l = &((sc_job *)self)->run->light;
+    return PyLong_FromLong(sc_raw0(SYS_getpid) == l->creator ? l->pidfd : -1);
 }
 
 /* Closes the pidfd; while the task runs its parked thread needs it, and this does nothing and answers False. */
@@ -191,9 +192,7 @@ sc_job_close(PyObject *self, PyObject *unused)
     (void)unused;
     sc_run *run = ((sc_job *)self)->run;
     if (__atomic_load_n(&run->state, __ATOMIC_SEQ_CST) == SC_RUNNING) Py_RETURN_FALSE;
-    if (run->light.pidfd >= 0) sc_raw1(SYS_close, run->light.pidfd);
-    if (run->light.event_fd >= 0) sc_raw1(SYS_close, run->light.event_fd);
-    run->light.pidfd = run->light.event_fd = -1;
+    sc_run_close(run);
     Py_RETURN_TRUE;
 }
 
@@ -218,10 +217,39 @@ sc_job_fileno(PyObject *self, PyObject *unused)
     return PyLong_FromLong(l->event_fd);
 }
 
+/* While it runs the child borrows what the run owns: not the collector's to see. */
+static int
+sc_job_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    sc_run *run = ((sc_job *)self)->run;
+    if (!run || __atomic_load_n(&run->state, __ATOMIC_SEQ_CST) != SC_DONE) return 0;
+    for (Py_ssize_t i = 0; i < run->total; i++) Py_VISIT(run->args[i]);
+    Py_VISIT(run->fn);
+    Py_VISIT(run->plan);
+    Py_VISIT(run->kwnames);
+    Py_VISIT(run->light.value);
+    Py_VISIT(run->light.frames);
+    return 0;
+}
+
+static int
+sc_job_clear(PyObject *self)
+{
+    sc_run *run = ((sc_job *)self)->run;
+    if (!run || __atomic_load_n(&run->state, __ATOMIC_SEQ_CST) != SC_DONE) return 0;
+    Py_ssize_t total = run->total;
+    run->total = 0;
+    for (Py_ssize_t i = 0; i < total; i++) Py_DECREF(run->args[i]);
+    Py_CLEAR(run->fn);
+    return 0;
+}
+
 static void
 sc_job_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
     sc_run *run = ((sc_job *)self)->run;
     int running = SC_RUNNING;
     if (run
@@ -253,6 +281,8 @@ static PyType_Slot sc_job_slots[] = {
     {Py_tp_methods, sc_job_methods},
     {Py_tp_getset, sc_job_getset},
     {Py_tp_dealloc, sc_job_dealloc},
+    {Py_tp_traverse, sc_job_traverse},
+    {Py_tp_clear, sc_job_clear},
     {Py_tp_doc, "A light process started on a helper thread."},
     {0, NULL},
 };
@@ -260,6 +290,6 @@ static PyType_Slot sc_job_slots[] = {
 PyType_Spec sc_job_spec = {
     .name = "sysclone._core.Job",
     .basicsize = sizeof(sc_job),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_HAVE_GC,
     .slots = sc_job_slots,
 };

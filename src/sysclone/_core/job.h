@@ -20,6 +20,7 @@ typedef struct sc_run {
 /* pool.c */
 int sc_pool_submit(sc_run *run, size_t stack_bytes, bool *created);
 unsigned sc_pool_generation(void);
+void sc_run_close(sc_run *run);
 void sc_run_free(sc_run *run);
 
 #endif

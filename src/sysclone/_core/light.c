@@ -32,8 +32,10 @@
 /* Between the parked frame and the child's stack: the parked thread's own calls, and a signal frame of libc's. */
 #define SC_PARKED_ROOM (64 * 1024)
 #define SC_LEAST_STACK (192 * 1024)
-/* A main thread that is parked for longer answers the program's signals. */
-#define SC_ANSWER_AFTER_NS 20000000LL
+/* How soon, and later how often, a parked main thread looks for the program's signals. */
+#define SC_ANSWER_FIRST_NS 20000000LL
+#define SC_ANSWER_LONGEST_NS 100000000LL
+#define SC_REAP_TRIES 60
 /* From attempt to attempt. */
 #define SC_FIRST_PAUSE_NS 1000000LL
 #define SC_LONGEST_PAUSE_NS 64000000LL
@@ -100,7 +102,15 @@ static void
 sc_on_signal(int sig)
 {
     sc_light *l = sc_current;
-    if (!l || sig == SIGINT) return;
+    if (!l) return;
+    if (sig == SIGINT) {
+        int kept = errno;
+        uint32_t forwarded = __atomic_exchange_n(&l->forwarded, 0, __ATOMIC_SEQ_CST);
+        for (int n = 1; n < 32; n++)
+            if (forwarded >> n & 1) PyErr_SetInterruptEx(n);
+        errno = kept;
+        return;
+    }
     int none = 0;
     __atomic_compare_exchange_n(&l->stop_signal, &none, sig, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     sc_light_request_stop(l, SC_STOP_SIGNAL);
@@ -117,6 +127,22 @@ sc_catch_ending_signals(void)
         sigaction(sig, &action, &old);
         /* What the program ignores stays ignored. */
         if (old.sa_handler == SIG_IGN) sigaction(sig, &old, NULL);
+    }
+}
+
+/* In a process forked from a light one: its signals are its own again. */
+void
+sc_light_after_fork(void)
+{
+    if (!sc_current) return;
+    PyOS_sighandler_t interrupt = sc_current->python_handler;
+    sc_current = NULL;
+    for (size_t i = 0; i < sizeof sc_ending_signals / sizeof *sc_ending_signals; i++) {
+        struct sigaction action;
+        int sig = sc_ending_signals[i];
+        if (sigaction(sig, NULL, &action) < 0 || action.sa_handler != sc_on_signal) continue;
+        struct sigaction reset = {.sa_handler = sig == SIGINT && interrupt ? interrupt : SIG_DFL};
+        sigaction(sig, &reset, NULL);
     }
 }
 
@@ -211,24 +237,34 @@ sc_has_threads(void)
 
 /* --- the parked thread's side */
 
-/* Lets the program's signals in while its main thread is parked for long: those with CPython's own handler, and those
-   that the kernel answers. That handler keeps and restores errno, which is the child's at that moment, and touches
-   nothing else in thread-local storage; others are not known to, and wait until the function has ended. So do the
-   profiling timers', which come too often for errno to be safe. Answers whether one that was held back has run its
-   handler already. */
-static bool
-sc_answer_signals(sc_light *l)
+/* A main thread that is parked for long still answers the program's signals. Those that the kernel answers are opened.
+   Those with CPython's own handler stay blocked, because a handler that ran here would keep and restore an errno that is
+   the child's at that moment: they are taken from the queue now and then, and handed to the child, who marks them as
+   that handler would and is out of its system call to see. Others' handlers wait until the function has ended. */
+static uint64_t
+sc_open_signals(sc_light *l)
 {
-    uint64_t closed = SC_ALL_SIGNALS;
+    uint64_t closed = SC_ALL_SIGNALS, ours = 0;
     for (int sig = 1; sig < 32; sig++) {
         struct sigaction action;
-        if ((l->mask >> (sig - 1) & 1) || sig == SIGPROF || sig == SIGVTALRM || sigaction(sig, NULL, &action) < 0) continue;
-        if (action.sa_handler == SIG_DFL || action.sa_handler == l->python_handler) closed &= ~(1ULL << (sig - 1));
+        if ((l->mask >> (sig - 1) & 1) || sigaction(sig, NULL, &action) < 0) continue;
+        if (action.sa_handler == SIG_DFL) closed &= ~(1ULL << (sig - 1));
+        else if (l->python_handler && action.sa_handler == l->python_handler) ours |= 1ULL << (sig - 1);
     }
-    uint64_t pending = 0;
-    sc_raw2(SYS_rt_sigpending, &pending, SC_SIGSET_BYTES);
     sc_signals_set(&closed);
-    return pending & ~closed;
+    return ours;
+}
+
+static void
+sc_forward_signals(sc_light *l, uint64_t ours)
+{
+    struct timespec now = {0};
+    long sig;
+    while (ours && (sig = sc_raw4(SYS_rt_sigtimedwait, &ours, 0, &now, SC_SIGSET_BYTES)) > 0) {
+        __atomic_fetch_or(&l->forwarded, 1U << sig, __ATOMIC_SEQ_CST);
+        /* By number: alive, or unreaped and ours. */
+        if (__atomic_load_n(&l->attention, __ATOMIC_SEQ_CST)) sc_raw2(SYS_kill, l->pid, SIGINT);
+    }
 }
 
 static void
@@ -237,7 +273,9 @@ sc_park(sc_light *l)
     int64_t deadline = l->plan->timeout_ns >= 0 ? sc_now_ns() + l->plan->timeout_ns : -1;
     int64_t try_at = -1, pause = SC_FIRST_PAUSE_NS;
     int tries = 0;
-    int64_t answer_at = l->main_thread ? sc_now_ns() + SC_ANSWER_AFTER_NS : -1;
+    bool answers = l->main_thread && l->own_group && l->plan->clear_handlers && !(l->plan->clone.flags & CLONE_PARENT);
+    int64_t answer_every = SC_ANSWER_FIRST_NS, answer_at = answers ? sc_now_ns() + answer_every : -1;
+    uint64_t ours = 0;
     sc_sight sight = {.switches = -1};
     int word;
     while ((word = __atomic_load_n(&l->attention, __ATOMIC_SEQ_CST))) {
@@ -258,29 +296,29 @@ sc_park(sc_light *l)
         }
         if (answer_at >= 0) wake_at = wake_at < 0 || answer_at < wake_at ? answer_at : wake_at;
         struct timespec at = {.tv_sec = wake_at / SC_NANOSECONDS, .tv_nsec = wake_at % SC_NANOSECONDS};
-        long woken = sc_raw6(SYS_futex, &l->attention, FUTEX_WAIT_BITSET, word, wake_at < 0 ? NULL : &at, 0,
-                             FUTEX_BITSET_MATCH_ANY);
-        if (answer_at >= 0 && woken == -ETIMEDOUT && sc_now_ns() >= answer_at) {
-            answer_at = -1;
-            if (sc_answer_signals(l)) woken = -EINTR;
+        sc_raw6(SYS_futex, &l->attention, FUTEX_WAIT_BITSET, word, wake_at < 0 ? NULL : &at, 0, FUTEX_BITSET_MATCH_ANY);
+        if (answer_at >= 0 && sc_now_ns() >= answer_at) {
+            if (answer_every == SC_ANSWER_FIRST_NS) ours = sc_open_signals(l);
+            sc_forward_signals(l, ours);
+            if (answer_every < SC_ANSWER_LONGEST_NS) answer_every += answer_every / 2;
+            answer_at = ours ? sc_now_ns() + answer_every : -1;
         }
-        /* A handler has run here, and the function on this identity is to look: out of its system call, if it is in one.
-           By number: the child is alive, or unreaped and ours. */
-        if (woken == -EINTR && l->own_group && l->plan->clear_handlers) sc_raw2(SYS_kill, l->pid, SIGINT);
     }
 }
 
-/* Reaps the child. One that neither returned nor raised may live on, as a program (exec clears the word too) or in
-   threads of its own: unless it is to be waited for, that is left to the caller, who then holds no GIL. */
+/* Reaps the child, if it is to be had soon: unless it is to be waited for, which the caller does without the GIL. */
 void
 sc_light_reap(sc_light *l, bool wait)
 {
     l->lives_on = false;
     if (!l->own_group || (l->plan->clone.flags & CLONE_PARENT) || l->threads_left) return;
-    long got;
-    int options = __WALL | (l->end == SC_DIED && !wait ? WNOHANG : 0);
-    do got = sc_raw4(SYS_wait4, l->pid, &l->status, options, &l->usage);
-    while (got == -EINTR);
+    /* The word is cleared a few microseconds before there is a zombie. More than that may be for ever, for one who holds
+       the GIL: a pid namespace's init waits for its members, an exec'ed program for its end. */
+    long got = 0;
+    for (int n = 0; got == 0 && n < (wait ? 1 : SC_REAP_TRIES); n++) {
+        do got = sc_raw4(SYS_wait4, l->pid, &l->status, __WALL | (wait ? 0 : WNOHANG), &l->usage);
+        while (got == -EINTR);
+    }
     l->lives_on = got == 0;
     l->status_known = got == l->pid;
 }
@@ -345,8 +383,12 @@ void
 sc_light_settle(sc_light *l, PyObject *absorb)
 {
     if (l->end == SC_DIED) {
+        /* A collection would walk frames that are not in order yet. */
+        int collecting = PyGC_Disable();
         l->frames = sc_tstate_dead_frames(&l->saved);
         sc_tstate_restore(&l->saved);
+        if (collecting) PyGC_Enable();
+        sc_tstate_restore_loop(&l->saved);
     }
     for (int i = 0; i < l->pokes; i++) Py_INCREF(l->cancelled);
     /* An exception that was set and not met would strike this thread in the middle of something else. */
@@ -432,6 +474,7 @@ sc_light_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObjec
         .lasting = sc_raw0(SYS_gettid) == sc_raw0(SYS_getpid),
     };
     sc_tstate_save(&l.saved, l.ts);
+    sc_tstate_save_loop(&l.saved);
     sc_light_run(&l);
     if (l.pid < 0) return sc_clone_failed(state, args[0], l.pid, "clone");
     if (!sc_tstate_attached(l.ts)) PyEval_RestoreThread(l.ts);
@@ -441,8 +484,12 @@ sc_light_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObjec
         sc_light_reap(&l, true);
         Py_END_ALLOW_THREADS
     }
+    if (l.end == SC_DIED && l.own_group) sc_pool_bury((pid_t)l.pid);
     PyObject *answer = sc_light_answer(&l, state);
     Py_XDECREF(l.value);
     Py_XDECREF(l.frames);
+    /* What came too late for the function. */
+    for (int n = 1; l.forwarded && n < 32; n++)
+        if (l.forwarded >> n & 1) PyErr_SetInterruptEx(n);
     return answer;
 }

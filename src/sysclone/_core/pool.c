@@ -58,6 +58,16 @@ sc_wake(int *word)
     sc_raw6(SYS_futex, word, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
 }
 
+/* The fds stand in the table of the process that started the task; in another's the same numbers are strangers. */
+void
+sc_run_close(sc_run *run)
+{
+    bool ours = run->light.creator == (pid_t)sc_raw0(SYS_getpid) || run->generation != sc_generation;
+    if (ours && run->light.pidfd >= 0) sc_raw1(SYS_close, run->light.pidfd);
+    if (ours && run->light.event_fd >= 0) sc_raw1(SYS_close, run->light.event_fd);
+    run->light.pidfd = run->light.event_fd = -1;
+}
+
 void
 sc_run_free(sc_run *run)
 {
@@ -68,8 +78,7 @@ sc_run_free(sc_run *run)
     Py_XDECREF(run->kwnames);
     Py_XDECREF(run->light.value);
     Py_XDECREF(run->light.frames);
-    if (run->light.pidfd >= 0) sc_raw1(SYS_close, run->light.pidfd);
-    if (run->light.event_fd >= 0) sc_raw1(SYS_close, run->light.event_fd);
+    sc_run_close(run);
     PyMem_RawFree(run);
 }
 
@@ -89,6 +98,7 @@ sc_helper_finish(sc_helper *helper, sc_run *run)
         PyEval_SaveThread();
     }
     if (l->lives_on) sc_light_reap(l, true);
+    if (l->end == SC_DIED && l->own_group && l->pid > 0) sc_pool_bury((pid_t)l->pid);
     __atomic_store_n(&l->ending, 1, __ATOMIC_SEQ_CST);
     int event_fd = __atomic_load_n(&l->event_fd, __ATOMIC_SEQ_CST);
     uint64_t one = 1;
@@ -106,6 +116,40 @@ sc_helper_finish(sc_helper *helper, sc_run *run)
     /* From here on the run may be freed by its Python object: only its address is used, by the kernel, to find sleepers. */
     sc_wake(&run->state);
     return threads_left;
+}
+
+/* A process that is gone took its helpers with it, in the middle of whatever they did: their runs are over, and how is
+   not known. A run that its Task had let go of stays, since freeing it may need the GIL. */
+void
+sc_pool_bury(pid_t group)
+{
+    pthread_mutex_lock(&sc_pool_lock);
+    sc_helper **link = &sc_all, *helper;
+    while ((helper = *link)) {
+        if (helper->group != group) {
+            link = &helper->next_of_all;
+            continue;
+        }
+        *link = helper->next_of_all;
+        sc_helper **idle = &sc_idle;
+        while (*idle && *idle != helper) idle = &(*idle)->next;
+        if (*idle) {
+            *idle = helper->next;
+            sc_idle_count--;
+        } else {
+            sc_busy_count--;
+        }
+        sc_run *run = helper->run;
+        int running = SC_RUNNING;
+        if (run) {
+            __atomic_store_n(&run->light.started, 1, __ATOMIC_SEQ_CST);
+            if (run->light.pid == 0) run->light.pid = -ESRCH;
+            if (__atomic_compare_exchange_n(&run->state, &running, SC_DONE, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+                sc_wake(&run->state);
+        }
+    }
+    pthread_mutex_unlock(&sc_pool_lock);
+    if (__atomic_load_n(&sc_draining, __ATOMIC_SEQ_CST)) sc_wake(&sc_busy_count);
 }
 
 /* Answers false when the helper is to end. */
@@ -267,6 +311,7 @@ sc_pool_after_fork(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
     pthread_mutex_init(&sc_pool_lock, NULL);
+    sc_light_after_fork();
     sc_idle = sc_all = NULL;
     sc_idle_count = sc_busy_count = 0;
     sc_generation++;

@@ -12,7 +12,13 @@
 #define P_PIDFD 3
 #endif
 
-static int *sc_pending;
+/* A number is one of the table of the process that opened it. */
+typedef struct {
+    int pidfd;
+    pid_t owner;
+} sc_pending_end;
+
+static sc_pending_end *sc_pending;
 static size_t sc_pending_count, sc_pending_room;
 
 /* Takes pidfd. A negative one (the table was full) is a zombie that stays until the program ends. */
@@ -22,7 +28,7 @@ sc_reap_later(int pidfd)
     if (pidfd < 0) return;
     if (sc_pending_count == sc_pending_room) {
         size_t room = sc_pending_room ? 2 * sc_pending_room : 16;
-        int *grown = PyMem_RawRealloc(sc_pending, room * sizeof *grown);
+        sc_pending_end *grown = PyMem_RawRealloc(sc_pending, room * sizeof *grown);
         if (!grown) {
             sc_raw1(SYS_close, pidfd);
             return;
@@ -30,7 +36,7 @@ sc_reap_later(int pidfd)
         sc_pending = grown;
         sc_pending_room = room;
     }
-    sc_pending[sc_pending_count++] = pidfd;
+    sc_pending[sc_pending_count++] = (sc_pending_end){.pidfd = pidfd, .owner = (pid_t)sc_raw0(SYS_getpid)};
 }
 
 /* Reaps those that have ended meanwhile; one comparison when there are none. */
@@ -39,12 +45,16 @@ sc_reap_ended(void)
 {
     for (size_t i = 0; i < sc_pending_count;) {
         siginfo_t info = {0};
-        long answer = sc_raw5(SYS_waitid, P_PIDFD, sc_pending[i], &info, WEXITED | WNOHANG | __WALL, 0);
+        if (sc_pending[i].owner != sc_raw0(SYS_getpid)) {
+            i++;
+            continue;
+        }
+        long answer = sc_raw5(SYS_waitid, P_PIDFD, sc_pending[i].pidfd, &info, WEXITED | WNOHANG | __WALL, 0);
         if (answer == 0 && !info.si_pid) {
             i++;
             continue;
         }
-        sc_raw1(SYS_close, sc_pending[i]);
+        sc_raw1(SYS_close, sc_pending[i].pidfd);
         sc_pending[i] = sc_pending[--sc_pending_count];
     }
 }

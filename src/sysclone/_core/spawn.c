@@ -7,6 +7,7 @@
 #include "core.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -16,6 +17,8 @@
 #include "child.h"
 
 #define SC_PARKED_ROOM (64 * 1024)
+/* (uid_t)-1 means: as it is. */
+#define SC_MOST_ID 0xfffffffeL
 #define SC_PLAIN_STACK (32 * 1024)
 #define SC_SETUP_STACK (1024 * 1024)
 
@@ -38,25 +41,27 @@ sc_strings(PyObject *list)
     char **out = PyMem_Calloc((size_t)count + 1, sizeof *out);
     if (!out) return (char **)PyErr_NoMemory();
     for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *item = PyList_GET_ITEM(list, i);
-        if (!PyBytes_Check(item)) {
-            PyErr_SetString(PyExc_TypeError, "a list of bytes is needed");
+        /* With no length asked for, a null byte inside is a ValueError: what follows it would be lost. */
+        if (PyBytes_AsStringAndSize(PyList_GET_ITEM(list, i), &out[i], NULL) < 0) {
             PyMem_Free(out);
             return NULL;
         }
-        out[i] = PyBytes_AS_STRING(item);
     }
     return out;
 }
 
 static void *
-sc_numbers(PyObject *tuple, size_t *count)
+sc_numbers(PyObject *tuple, size_t *count, unsigned long most, const char *what)
 {
     *count = (size_t)PyTuple_GET_SIZE(tuple);
     unsigned *out = PyMem_Calloc(*count + 1, sizeof *out);
     if (!out) return PyErr_NoMemory();
     for (size_t i = 0; i < *count; i++) {
-        out[i] = (unsigned)PyLong_AsUnsignedLongMask(PyTuple_GET_ITEM(tuple, (Py_ssize_t)i));
+        unsigned long number = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(tuple, (Py_ssize_t)i));
+        if (!PyErr_Occurred() && number > most) PyErr_Format(PyExc_ValueError, "%s: %lu is too large", what, number);
+        if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError))
+            PyErr_Format(PyExc_ValueError, "%s: out of range", what);
+        out[i] = (unsigned)number;
         if (PyErr_Occurred()) {
             PyMem_Free(out);
             return NULL;
@@ -175,7 +180,13 @@ sc_spawn(PyObject *module, PyObject *args)
                           &argv, &envp, &cwd, &c->stdio[0], &c->stdio[1], &c->stdio[2], &PyTuple_Type, &keep,
                           &close_others, &restore_ignored, &setsid_, &c->pgid, &c->gid, &groups, &c->uid, &c->umask, &setup))
         return NULL;
-    if (cwd != Py_None && !(c->cwd = PyBytes_AsString(cwd))) return NULL;
+    char *directory = NULL;
+    if (cwd != Py_None && PyBytes_AsStringAndSize(cwd, &directory, NULL) < 0) return NULL;
+    c->cwd = directory;
+    if (c->uid < -1 || c->uid > SC_MOST_ID || c->gid < -1 || c->gid > SC_MOST_ID || c->pgid > INT_MAX || c->umask > INT_MAX) {
+        PyErr_SetString(PyExc_ValueError, "user, group, process_group or umask: out of range");
+        return NULL;
+    }
     c->close_others = close_others;
     c->restore_ignored = restore_ignored;
     c->setsid = setsid_;
@@ -187,9 +198,9 @@ sc_spawn(PyObject *module, PyObject *args)
     size_t group_count = 0;
     if (!(path_strings = sc_strings(paths)) || !(argv_strings = sc_strings(argv))) goto done;
     if (envp != Py_None && (!PyList_Check(envp) || !(envp_strings = sc_strings(envp)))) goto done;
-    if (!(keep_numbers = sc_numbers(keep, &c->keep_count))) goto done;
+    if (!(keep_numbers = sc_numbers(keep, &c->keep_count, INT_MAX, "pass_fds"))) goto done;
     if (groups != Py_None) {
-        if (!PyTuple_Check(groups) || !(group_numbers = sc_numbers(groups, &group_count))) goto done;
+        if (!PyTuple_Check(groups) || !(group_numbers = sc_numbers(groups, &group_count, SC_MOST_ID, "extra_groups"))) goto done;
         c->group_count = (long)group_count;
     }
     c->paths = path_strings;

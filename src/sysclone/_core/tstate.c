@@ -19,6 +19,7 @@
 #include "internal/pycore_tstate.h"
 #endif
 
+#define SC_LOOP_KEY "__asyncio_running_event_loop__"
 #define SC_PY(minor) (PY_VERSION_HEX >= (0x03000000 | ((minor) << 16)))
 
 const char *
@@ -38,6 +39,24 @@ bool
 sc_is_main_thread(void)
 {
     return _Py_IsMainThread();
+}
+
+#if SC_PY(14)
+#define SC_FRAME_CODE(f) PyStackRef_AsPyObjectBorrow((f)->f_executable)
+#elif SC_PY(13)
+#define SC_FRAME_CODE(f) ((f)->f_executable)
+#else
+#define SC_FRAME_CODE(f) ((PyObject *)(f)->f_code)
+#endif
+
+static _PyInterpreterFrame *
+sc_top_frame(PyThreadState *ts)
+{
+#if SC_PY(13)
+    return ts->current_frame;
+#else
+    return ts->cframe->current_frame;
+#endif
 }
 
 void
@@ -69,16 +88,51 @@ sc_tstate_save(sc_tstate *s, PyThreadState *ts)
 #if SC_PY(14)
     s->executor = ts->current_executor;
 #endif
+    s->running_loop = NULL;
     s->headroom = ts->recursion_headroom;
     s->tracing = ts->tracing;
     s->exc_info = ts->exc_info;
     s->exc_value = ts->exc_info->exc_value;
     s->context = ts->context;
     s->gilstate_counter = ts->gilstate_counter;
+    s->asyncgen_firstiter = ts->async_gen_firstiter;
+    s->asyncgen_finalizer = ts->async_gen_finalizer;
+    s->origin_tracking_depth = ts->coroutine_origin_tracking_depth;
     s->datastack_chunk = ts->datastack_chunk;
     s->datastack_top = ts->datastack_top;
     s->datastack_limit = ts->datastack_limit;
 }
+
+#if !SC_PY(14)
+/* Frame objects that the program still has of a dead function's frames (of a traceback, or sys._getframe) become their own
+   masters: each takes the frame's contents over, as at a frame's ordinary end, before its memory is used again. */
+static void
+sc_detach_frames(const sc_tstate *s)
+{
+    _PyInterpreterFrame *previous;
+    for (_PyInterpreterFrame *f = sc_top_frame(s->ts); f && f != s->frame; f = previous) {
+        previous = f->previous;
+        PyFrameObject *object = f->frame_obj;
+        PyObject *code = SC_FRAME_CODE(f);
+        if (f->owner == FRAME_OWNED_BY_GENERATOR) f->previous = NULL;
+        if (f->owner != FRAME_OWNED_BY_THREAD || !object || !code || !PyCode_Check(code)) continue;
+        int locals = ((PyCodeObject *)code)->co_nlocalsplus;
+        _PyInterpreterFrame *kept = (_PyInterpreterFrame *)object->_f_frame_data;
+        memcpy(kept, f, offsetof(_PyInterpreterFrame, localsplus) + (size_t)locals * sizeof(PyObject *));
+        kept->owner = FRAME_OWNED_BY_FRAME_OBJECT;
+        kept->previous = NULL;
+        kept->stacktop = locals;
+        object->f_frame = kept;
+        if (!PyObject_GC_IsTracked((PyObject *)object)) PyObject_GC_Track(object);
+    }
+}
+#else
+static void
+sc_detach_frames(const sc_tstate *s)
+{
+    (void)s;
+}
+#endif
 
 static void
 sc_free_chunks(PyThreadState *ts, void *until)
@@ -97,6 +151,7 @@ void
 sc_tstate_restore(const sc_tstate *s)
 {
     PyThreadState *ts = s->ts;
+    sc_detach_frames(s);
 #if SC_PY(13)
     ts->current_frame = s->frame;
     ts->delete_later = s->trash_later;
@@ -131,10 +186,34 @@ sc_tstate_restore(const sc_tstate *s)
     ts->context = s->context;
     ts->context_ver++;
     ts->gilstate_counter = s->gilstate_counter;
+    ts->async_gen_firstiter = s->asyncgen_firstiter;
+    ts->async_gen_finalizer = s->asyncgen_finalizer;
+    ts->coroutine_origin_tracking_depth = s->origin_tracking_depth;
     sc_free_chunks(ts, s->datastack_chunk);
     ts->datastack_chunk = s->datastack_chunk;
     ts->datastack_top = s->datastack_top;
     ts->datastack_limit = s->datastack_limit;
+}
+
+/* With the GIL, which sc_tstate_save does without. */
+void
+sc_tstate_save_loop(sc_tstate *s)
+{
+    if (s->ts->dict) s->running_loop = PyDict_GetItemString(s->ts->dict, SC_LOOP_KEY);
+}
+
+/* With the thread state in order: a function that was killed in an event loop leaves the loop set as the running one,
+   and asyncio has its own copy of that, which only its own setter renews. */
+void
+sc_tstate_restore_loop(const sc_tstate *s)
+{
+    PyObject *modules = PyImport_GetModuleDict(), *asyncio = modules ? PyDict_GetItemString(modules, "_asyncio") : NULL;
+    if (!asyncio) return;
+    PyObject *loop = s->running_loop;
+    if (loop && PyTuple_Check(loop)) loop = PyTuple_GET_ITEM(loop, 0); /* 3.11: with the pid */
+    PyObject *answer = PyObject_CallMethod(asyncio, "_set_running_loop", "O", loop ? loop : Py_None);
+    if (!answer) PyErr_Clear();
+    Py_XDECREF(answer);
 }
 
 bool
@@ -170,23 +249,7 @@ sc_tstate_is_poked(PyThreadState *ts, PyObject *exception)
     return __atomic_load_n(&ts->async_exc, __ATOMIC_ACQUIRE) == exception;
 }
 
-#if SC_PY(14)
-#define SC_FRAME_CODE(f) PyStackRef_AsPyObjectBorrow((f)->f_executable)
-#elif SC_PY(13)
-#define SC_FRAME_CODE(f) ((f)->f_executable)
-#else
-#define SC_FRAME_CODE(f) ((PyObject *)(f)->f_code)
-#endif
 
-static _PyInterpreterFrame *
-sc_top_frame(PyThreadState *ts)
-{
-#if SC_PY(13)
-    return ts->current_frame;
-#else
-    return ts->cframe->current_frame;
-#endif
-}
 
 static bool
 sc_same_name(PyObject *a, PyObject *b)
