@@ -36,6 +36,20 @@ STOP_PATIENCE: Final = 2.0
 
 _STOP_CANCEL = 1
 _STOP_TIMEOUT = 2
+_STOP_SIGNAL = 3
+_LAST_SIGNAL: Final = 64
+# Caught in a light process, or not ending one by default.
+_CAUGHT = (
+    _signal.SIGHUP,
+    _signal.SIGINT,
+    _signal.SIGQUIT,
+    _signal.SIGUSR1,
+    _signal.SIGUSR2,
+    _signal.SIGALRM,
+    _signal.SIGTERM,
+)
+_NO_END = (_signal.SIGCHLD, _signal.SIGCONT, _signal.SIGURG, _signal.SIGWINCH, _signal.SIGSTOP, _signal.SIGTSTP)
+_HARMLESS: Final = frozenset(map(int, (0, *_CAUGHT, *_NO_END, _signal.SIGTTIN, _signal.SIGTTOU, _signal.SIGXCPU)))
 
 
 class Task:
@@ -238,6 +252,26 @@ class LightTask(Task):
         except TaskTimeout as e:
             e.seconds = seconds
             raise
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal; one that ends a process by default ends the function where that is safe, as cancel() does.
+
+        SIGKILL, and every other signal that a light process does not catch, would strike it at any moment, also while it
+        waits for the GIL, and then hang the program. So the function is stopped first, and its process ends by the
+        signal.
+
+        Args:
+            sig: a signal number, 0 to 64.
+
+        Raises:
+            ValueError: no such signal, or a thread of this process.
+        """
+        if not 0 <= int(sig) <= _LAST_SIGNAL:
+            raise ValueError(f"{int(sig)} is no signal: 0 to {_LAST_SIGNAL}")
+        if self._thread or int(sig) in _HARMLESS:
+            super().send_signal(sig)
+        else:
+            self._job.stop(_STOP_SIGNAL, int(sig))
 
     def cancel(self) -> None:
         """Raise Cancelled in the function; one that is blocked in the kernel is killed where that is safe."""

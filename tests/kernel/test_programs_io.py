@@ -500,3 +500,24 @@ def test_a_program_of_eight_threads_at_once():
 
     assert wrong == []
     assert sysclone.run(["true"]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"args": ["true\0x"]},
+        {"args": ["true", "a\0b"]},
+        {"args": ["true"], "cwd": "/tmp\0x"},
+        {"args": ["true"], "env": {"A": "1\0B"}},
+        {"args": ["true"], "user": 2**32},
+        {"args": ["true"], "group": 2**32},
+        {"args": ["true"], "extra_groups": [2**32]},
+        {"args": ["true"], "pass_fds": [2**32 + 1]},
+        {"args": ["true"], "process_group": 2**32},
+    ],
+    ids=["program", "argument", "cwd", "env", "user", "group", "extra_groups", "pass_fds", "process_group"],
+)
+def test_what_would_be_cut_short_is_refused(keywords):
+    """A null byte in a string, and a number too large for its field, is a ValueError and starts nothing."""
+    with pytest.raises((ValueError, OverflowError)):
+        sysclone.run(**keywords)

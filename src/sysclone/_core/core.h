@@ -125,6 +125,7 @@ typedef struct sc_light {
     void (*python_handler)(int);
     uint64_t mask; /* the child's */
     pid_t creator;
+    pid_t parent; /* as the child sees it: 0 in a pid namespace of its own */
     sc_clone_request request;
     /* Shared words. attention: -1 running; each request to look takes one off; the kernel writes 0 at exit. */
     int attention;

@@ -145,13 +145,15 @@ sc_job_done(PyObject *self, PyObject *unused)
     return PyBool_FromLong(__atomic_load_n(&((sc_job *)self)->run->state, __ATOMIC_SEQ_CST) != SC_RUNNING);
 }
 
-/* stop(why): asks; why is 1 for a cancel, 2 for a timeout. */
+/* stop(why, signal=0): asks; why is 1 for a cancel, 2 for a timeout, 3 for the signal that it is to end by. */
 static PyObject *
 sc_job_stop(PyObject *self, PyObject *args)
 {
-    int why = SC_STOP_CANCEL;
-    if (!PyArg_ParseTuple(args, "|i:stop", &why)) return NULL;
+    int why = SC_STOP_CANCEL, sig = 0, none = 0;
+    if (!PyArg_ParseTuple(args, "|ii:stop", &why, &sig)) return NULL;
     sc_run *run = ((sc_job *)self)->run;
+    if (why == SC_STOP_SIGNAL && __atomic_load_n(&run->state, __ATOMIC_SEQ_CST) == SC_RUNNING)
+        __atomic_compare_exchange_n(&run->light.stop_signal, &none, sig, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&run->state, __ATOMIC_SEQ_CST) == SC_RUNNING && run->generation == sc_pool_generation())
         sc_light_request_stop(&run->light, (enum sc_stop)why);
     /* What lives on as a program shares nothing any more. */
@@ -264,7 +266,7 @@ static PyMethodDef sc_job_methods[] = {
     {"wait", sc_job_wait, METH_VARARGS, "wait(timeout=None): whether the function has ended, waiting at most timeout seconds."},
     {"result", sc_job_result, METH_NOARGS, "What the function returned; raises what it raised."},
     {"done", sc_job_done, METH_NOARGS, "Whether the function has ended."},
-    {"stop", sc_job_stop, METH_VARARGS, "stop(why=1): ask it to end."},
+    {"stop", sc_job_stop, METH_VARARGS, "stop(why=1, signal=0): ask it to end."},
     {"ended", sc_job_ended, METH_NOARGS, "(wait status or None, rusage or None); None while it runs."},
     {"fileno", sc_job_fileno, METH_NOARGS, "An eventfd, readable from the function's end on; the job's own."},
     {"close", sc_job_close, METH_NOARGS, "Close the pidfd, unless the task still runs: then False."},

@@ -103,6 +103,11 @@ sc_on_signal(int sig)
 {
     sc_light *l = sc_current;
     if (!l) return;
+    /* A process that was just forked from this one, and has not come to sc_light_after_fork. */
+    if (sc_raw0(SYS_getppid) != l->parent) {
+        sc_signals_die(sig);
+        return;
+    }
     if (sig == SIGINT) {
         int kept = errno;
         uint32_t forwarded = __atomic_exchange_n(&l->forwarded, 0, __ATOMIC_SEQ_CST);
@@ -205,8 +210,10 @@ sc_light_child(void *argument)
     if (l->own_group && !(l->plan->clone.flags & CLONE_PARENT)) {
         sc_raw5(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
         /* The creator may have died before the line above. In a new pid namespace it cannot be seen: 0. */
-        long parent = sc_raw0(SYS_getppid);
-        if (parent && parent != l->creator) return 1;
+        l->parent = (pid_t)sc_raw0(SYS_getppid);
+        if (l->parent && l->parent != l->creator) return 1;
+    } else {
+        l->parent = (pid_t)sc_raw0(SYS_getppid);
     }
     sc_current = l;
     if (l->plan->clear_handlers) {

@@ -294,13 +294,14 @@ sc_pool_submit(sc_run *run, size_t stack_bytes, bool *created)
     return error;
 }
 
-/* pool_info() -> (idle helpers, busy helpers) */
+/* pool_info() -> (helpers without a run, helpers with one) */
 PyObject *
 sc_pool_info(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
+    int idle = 0, busy = 0;
     pthread_mutex_lock(&sc_pool_lock);
-    int idle = sc_idle_count, busy = sc_busy_count;
+    for (sc_helper *helper = sc_all; helper; helper = helper->next_of_all) helper->run ? busy++ : idle++;
     pthread_mutex_unlock(&sc_pool_lock);
     return Py_BuildValue("ii", idle, busy);
 }

@@ -1,0 +1,221 @@
+"""What a light process that died, or was stopped, leaves in order: frames, event loops, threads, helpers, fds, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from helpers import in_subprocess
+
+import sysclone
+from sysclone import Context, Share, TaskExited, TaskKilled, TaskTimeout, _core
+
+LIGHT = Context(share=Share.VM)
+
+
+def test_frames_of_a_dead_function_can_be_looked_at():
+    """A traceback and a frame that outlive the function that died hold its variables, whatever runs afterwards."""
+    in_subprocess("""
+        import gc, os, sys, traceback, sysclone
+        kept = []
+
+        def inner(value):
+            try:
+                raise ValueError(value)
+            except ValueError as error:
+                kept.append(error)
+                kept.append(sys._getframe())
+                os._exit(3)
+
+        def outer():
+            inner(["the value"])
+
+        def deep(n):
+            return n and deep(n - 1)
+
+        for _ in range(20):
+            try:
+                sysclone.call(outer)
+            except sysclone.TaskExited:
+                pass
+            deep(500)
+            gc.collect()
+        for error, frame in zip(kept[::2], kept[1::2]):
+            assert "inner" in "".join(traceback.format_exception(error))
+            assert frame.f_locals["value"] == ["the value"]
+    """)
+
+
+def test_an_event_loop_that_was_killed_is_forgotten():
+    """Where a function was ended in an event loop, the next one may run a loop on the same thread."""
+
+    async def dies():
+        os._exit(3)
+
+    async def answers():
+        return 5
+
+    with pytest.raises(TaskExited):
+        sysclone.call(lambda: asyncio.run(dies()))
+    assert asyncio.run(answers()) == 5
+    with pytest.raises(TaskTimeout):
+        LIGHT.replace(timeout=0.2).call(lambda: asyncio.run(asyncio.sleep(30)))
+    assert LIGHT.replace(timeout=20).call(lambda: asyncio.run(answers())) == 5
+
+
+def test_a_running_loop_below_the_call_stays():
+    """A call from within a coroutine whose function dies leaves the coroutine's own loop running."""
+
+    async def calls():
+        with pytest.raises(TaskExited):
+            sysclone.call(os._exit, 3)
+        return asyncio.get_running_loop() is not None
+
+    assert asyncio.run(calls())
+
+
+def test_helpers_that_died_with_their_process_are_accounted_for():
+    """A task that a light process started is over when that process dies, and interpreter exit does not wait for it."""
+    in_subprocess("""
+        import os, time, sysclone
+        box = []
+
+        def starts():
+            box.append(sysclone.start(time.sleep, 60))
+            os._exit(3)
+
+        try:
+            sysclone.call(starts)
+        except sysclone.TaskExited:
+            pass
+        assert not box[0].wait(10).known
+    """)
+
+
+def test_threads_that_died_with_their_process_are_not_waited_for():
+    """The interpreter exits although a function died beside a thread that it had started."""
+    in_subprocess("""
+        import os, threading, time, sysclone
+
+        def starts():
+            threading.Thread(target=time.sleep, args=(60,)).start()
+            os._exit(3)
+
+        try:
+            sysclone.call(starts)
+        except sysclone.TaskExited:
+            pass
+    """)
+
+
+def test_a_task_of_another_table_closes_no_fd_here():
+    """A Task made inside a light process with a file table of its own closes none of the creator's fds when it goes."""
+    task = sysclone.call(lambda: sysclone.start(int))
+    fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(20)]
+    try:
+        task.close()
+        del task
+        gc.collect()
+        for fd in fds:
+            os.fstat(fd)
+    finally:
+        for fd in fds:
+            os.close(fd)
+    # The light process ends with its helper, which has no fd of ours to tell by.
+    deadline = time.monotonic() + 10
+    while _core.reap_pending() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert _core.reap_pending() == 0
+
+
+def test_workers_forked_in_a_light_process_answer_signals():
+    """A process forked inside a light one has default handlers: SIGTERM ends it."""
+
+    def forks():
+        pid = os.fork()
+        if pid == 0:
+            try:
+                time.sleep(30)
+            finally:
+                os._exit(0)
+        os.kill(pid, signal.SIGTERM)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert sysclone.call(forks) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGRTMIN])
+def test_a_signal_ends_functions_that_fight_for_the_gil(number):
+    """Signals to functions that spin, and so mostly wait for the GIL, end each by that signal and hang nothing."""
+
+    def spins():
+        while True:
+            pass
+
+    tasks = [sysclone.start(spins) for _ in range(6)]
+    for task in tasks:
+        task.send_signal(number)
+    for task in tasks:
+        with pytest.raises(TaskKilled) as caught:
+            task.result(30)
+        assert caught.value.signal == number
+        assert task.status.signal == number
+        task.close()
+    assert sysclone.call(sys.getrecursionlimit) == sys.getrecursionlimit()
+
+
+def test_a_task_in_a_cycle_is_collected():
+    """An object whose method ran in a task that it keeps is freed with its pidfd."""
+
+    class Owner:
+        def run(self):
+            return None
+
+        def begin(self):
+            self.task = sysclone.start(self.run)
+            self.task.wait()
+
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        Owner().begin()
+    gc.collect()
+
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_a_handler_of_the_programs_runs_during_a_call():
+    """A signal with a Python handler is answered while the main thread is lent out, and no errno is lost by it."""
+    seen: list[int] = []
+    wrong: list[OSError] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+
+    def looks():
+        while len(seen) < 3:
+            try:
+                os.rmdir("/no/such/folder")
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                wrong.append(error)
+
+    def sends():
+        while len(seen) < 3:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.01)
+
+    sender = threading.Thread(target=sends)
+    try:
+        sender.start()
+        LIGHT.call(looks)
+    finally:
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+
+    assert not wrong
+    assert len(seen) >= 3
