@@ -209,7 +209,7 @@ def digest_of_sources() -> str:
 # --- the runs
 
 
-def test(interpreter: Interpreter, options: argparse.Namespace, seconds: float) -> Result:
+def test(interpreter: Interpreter, options: argparse.Namespace, seconds: float, first: bool) -> Result:
     """Run the suite on one version under the watchdog."""
     print(f"\n--- CPython {'.'.join(map(str, interpreter.version))}", flush=True)
     path = BUILD / "test" / f"{interpreter.minor}.journal"
@@ -218,6 +218,9 @@ def test(interpreter: Interpreter, options: argparse.Namespace, seconds: float) 
     journal = watchdog.Journal(path)
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
     env = bare | {"SYSCLONE_TEST_JOURNAL": str(path), "PATH": f"{interpreter.home}/bin{os.pathsep}{os.environ['PATH']}"}
+    if not first:
+        # The kernel's verdict on the switches is the same for every CPython: asked for at length once.
+        env.setdefault("SYSCLONE_VERDICT_CASES", "5000")
     cache = f"cache_dir={BUILD / 'test' / f'cache-{interpreter.minor}'}"
     command = [interpreter.python, "-m", "pytest", "-q", "-o", cache, *options.pytest]
     begin = time.monotonic()
@@ -345,7 +348,8 @@ def main() -> int:
     results = []
     for interpreter in interpreters:
         left = options.total_seconds - (time.monotonic() - begin)
-        results.append(test(interpreter, options, min(options.run_seconds, max(left, 1))))
+        limit = min(options.run_seconds, max(left, 1))
+        results.append(test(interpreter, options, limit, first=not results))
         if options.strict_skips:
             check_skips(results[-1], allowed_skips())
     return summarize(results)

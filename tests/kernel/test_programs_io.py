@@ -234,7 +234,8 @@ def test_programs_of_eight_threads_have_their_own_fds():
 def signals_of(*before, **keywords):
     """The signal words of a program's /proc/self/status: pending, blocked, ignored, caught."""
     text = run(["cat", "/proc/self/status"], capture_output=True, text=True, **keywords).stdout
-    return {name: int(re.search(rf"^{name}:\s*(\w+)$", text, re.M)[1], 16) for name in FOUR}
+    # Whoever was started by glibc's posix_spawn, as by make, ignores libc's own two, 32 and 33, and so do its children.
+    return {name: int(re.search(rf"^{name}:\s*(\w+)$", text, re.M)[1], 16) & ~(0b11 << 31) for name in FOUR}
 
 
 def bit(number):
