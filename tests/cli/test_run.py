@@ -251,3 +251,10 @@ def test_refusal_says_why(sysclone):
     assert "EPERM" in done.stderr
     assert "\nlikely: " in done.stderr
     assert "\ntry: " in done.stderr
+
+
+def test_vfork_is_an_option(sysclone):
+    """--vfork suspends us in the kernel until the program starts, and changes nothing else."""
+    done = sysclone("run", "--vfork", "--", "sh", "-c", "exit 7")
+
+    assert (done.returncode, done.stderr) == (7, "")
