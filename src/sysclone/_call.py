@@ -91,8 +91,6 @@ def _bury_threads() -> None:
             if lock.locked():
                 lock.release()
             thread._stop()
-        elif hasattr(getattr(thread, "_handle", None), "_set_done"):
-            thread._handle._set_done()
 
 
 def _dead_traceback(frames: list[tuple[Any, int]]) -> str:
@@ -167,6 +165,13 @@ def call(context: Description, fn: Callable[P, R], /, *args: P.args, **kwargs: P
     if Share.VM not in context.share:
         copied: R = _copied_result(context, start_copied(context, fn, args, kwargs))
         return copied
+    if context.cgroup is None and context.timeout is not None and not _UNSUPPORTED:
+        # The parked helper keeps the time; this wait only bounds how long an unstoppable function is waited for.
+        patience = context.timeout + STOP_PATIENCE
+        answer: R = _core.timed_call(patience, context.plan("light"), fn, *args, **kwargs)
+        if isinstance(answer, _core.Job):
+            raise TaskTimeout(pid=answer.pid, seconds=context.timeout, still_running=True)
+        return answer
     if context.cgroup is not None or context.timeout is not None:
         timed: R = _timed_result(context, start_light(context, fn, args, kwargs))
         return timed

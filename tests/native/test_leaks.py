@@ -145,6 +145,7 @@ LOOPS = {
     "single_threaded": "core.single_threaded()",
     "spawn": "spawns(b'/bin/true'); spawns(b'/no/such'); spawns(b'/bin/true', raises); spawns(b'/bin/true', lambda: 0); "
     "spawns(b'/bin/true', None, [b'A=' + bytes(2000).replace(b'\\0', b'x')], b'/'); refused(spawns, b'/bin/true', None, 5)",
+    "timed_call": "core.timed_call(5.0, light, bytes, 65536)",
     "start": "starts(bytes, 65536); starts(raises); starts(os._exit, 3)",
     "unshare": "core.unshare(0x400); refused(core.unshare, 1 << 60)",
     "unsupported": "core.unsupported()",

@@ -73,7 +73,7 @@ void sc_signals_die(int sig);
 /* --- tstate.c: what a thread state holds of the frames that run on it, version by version */
 typedef struct {
     PyThreadState *ts;
-    PyObject *running_loop; /* borrowed: asyncio's, kept alive by the frames below */
+    PyObject *running_loop; /* owned: asyncio's */
     void *cframe, *frame, *exc_info, *exc_value, *context;
     void *datastack_chunk, *datastack_top, *datastack_limit;
     void *trash_later, *executor, *asyncgen_firstiter, *asyncgen_finalizer;
@@ -84,6 +84,7 @@ typedef struct {
 void sc_tstate_save(sc_tstate *saved, PyThreadState *ts);
 void sc_tstate_restore(const sc_tstate *saved);
 void sc_tstate_save_loop(sc_tstate *saved);
+void sc_tstate_drop_loop(sc_tstate *saved);
 void sc_tstate_restore_loop(const sc_tstate *saved);
 bool sc_is_main_thread(void);
 bool sc_tstate_attached(PyThreadState *ts);
@@ -179,6 +180,7 @@ bool sc_stop_try(sc_light *light, sc_sight *sight);
 /* --- pool.c: parked helper threads for start() */
 extern PyType_Spec sc_job_spec;
 PyObject *sc_start(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *sc_timed_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *sc_pool_info(PyObject *module, PyObject *unused);
 PyObject *sc_pool_after_fork(PyObject *module, PyObject *unused);
 PyObject *sc_pool_drain(PyObject *module, PyObject *args);

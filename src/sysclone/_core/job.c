@@ -7,6 +7,8 @@
 #include <sys/eventfd.h>
 #include <time.h>
 
+#define SC_SLICE_NS 100000000LL
+
 typedef struct {
     PyObject_HEAD
     sc_run *run;
@@ -88,21 +90,37 @@ sc_start(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     return (PyObject *)job;
 }
 
-/* Waits for the run, at most until the monotonic moment. Answers 1 done, 0 not yet, -1 with an exception. */
+static bool
+sc_is_before(const struct timespec *a, const struct timespec *b)
+{
+    return a->tv_sec < b->tv_sec || (a->tv_sec == b->tv_sec && a->tv_nsec < b->tv_nsec);
+}
+
+/* Waits for the run, at most until the monotonic moment. Answers 1 done, 0 not yet, -1 with an exception.
+
+   A signal whose handler runs just before the futex does not wake it: the main thread, where handlers may raise, sleeps
+   for a tenth of a second at a time. */
 static int
 sc_job_wait_until(sc_run *run, const struct timespec *until)
 {
+    bool main_thread = sc_is_main_thread();
     while (__atomic_load_n(&run->state, __ATOMIC_SEQ_CST) == SC_RUNNING) {
         if (run->generation != sc_pool_generation()) {
             PyErr_SetString(PyExc_ChildProcessError, "this task was started before a fork: it belongs to the parent");
             return -1;
         }
         long answer;
+        struct timespec slice;
+        clock_gettime(CLOCK_MONOTONIC, &slice);
+        slice.tv_nsec += SC_SLICE_NS;
+        if (slice.tv_nsec >= SC_NANOSECONDS) slice.tv_sec++, slice.tv_nsec -= SC_NANOSECONDS;
+        bool sliced = main_thread && (!until || sc_is_before(&slice, until));
         Py_BEGIN_ALLOW_THREADS
-        answer = sc_raw6(SYS_futex, &run->state, FUTEX_WAIT_BITSET, SC_RUNNING, until, 0, FUTEX_BITSET_MATCH_ANY);
+        answer = sc_raw6(SYS_futex, &run->state, FUTEX_WAIT_BITSET, SC_RUNNING, sliced ? &slice : until, 0,
+                         FUTEX_BITSET_MATCH_ANY);
         Py_END_ALLOW_THREADS
-        if (answer == -ETIMEDOUT) return __atomic_load_n(&run->state, __ATOMIC_SEQ_CST) != SC_RUNNING;
-        if (answer == -EINTR && PyErr_CheckSignals() < 0) return -1;
+        if (answer == -ETIMEDOUT && !sliced) return __atomic_load_n(&run->state, __ATOMIC_SEQ_CST) != SC_RUNNING;
+        if (PyErr_CheckSignals() < 0) return -1;
     }
     return 1;
 }
@@ -127,6 +145,32 @@ sc_job_wait(PyObject *self, PyObject *args)
     }
     int done = sc_job_wait_until(((sc_job *)self)->run, at);
     return done < 0 ? NULL : PyBool_FromLong(done);
+}
+
+/* timed_call(seconds, plan, fn, *args, **kwargs) -> what fn returns, or the Job when it runs on after seconds. In one piece:
+   an interrupt between the start and the wait would leave a function that nobody knows of. */
+PyObject *
+sc_timed_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    double seconds = nargs > 2 ? PyFloat_AsDouble(args[0]) : -1;
+    if (seconds < 0 || PyErr_Occurred()) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "timed_call(seconds, plan, fn, *args, **kwargs)");
+        return NULL;
+    }
+    PyObject *job = sc_start(module, args + 1, nargs - 1, kwnames);
+    if (!job) return NULL;
+    sc_run *run = ((sc_job *)job)->run;
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    int64_t ns = until.tv_nsec + (int64_t)(seconds * 1e9);
+    until.tv_sec += ns / SC_NANOSECONDS;
+    until.tv_nsec = ns % SC_NANOSECONDS;
+    int done = sc_job_wait_until(run, &until);
+    if (done == 0) return job;
+    if (done < 0) sc_light_request_stop(&run->light, SC_STOP_CANCEL);
+    PyObject *answer = done < 0 ? NULL : sc_light_answer(&run->light, run->module_state);
+    Py_DECREF(job);
+    return answer;
 }
 
 static PyObject *

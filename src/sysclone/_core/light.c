@@ -483,7 +483,10 @@ sc_light_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObjec
     sc_tstate_save(&l.saved, l.ts);
     sc_tstate_save_loop(&l.saved);
     sc_light_run(&l);
-    if (l.pid < 0) return sc_clone_failed(state, args[0], l.pid, "clone");
+    if (l.pid < 0) {
+        sc_tstate_drop_loop(&l.saved);
+        return sc_clone_failed(state, args[0], l.pid, "clone");
+    }
     if (!sc_tstate_attached(l.ts)) PyEval_RestoreThread(l.ts);
     if (l.end == SC_DIED || l.pokes || l.threads_left) sc_light_settle(&l, state->absorb);
     if (l.lives_on) {
@@ -495,6 +498,7 @@ sc_light_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObjec
     PyObject *answer = sc_light_answer(&l, state);
     Py_XDECREF(l.value);
     Py_XDECREF(l.frames);
+    sc_tstate_drop_loop(&l.saved);
     /* What came too late for the function. */
     for (int n = 1; l.forwarded && n < 32; n++)
         if (l.forwarded >> n & 1) PyErr_SetInterruptEx(n);

@@ -37,6 +37,7 @@ static PyMethodDef sc_methods[] = {
     {"hooks", sc_hooks, METH_VARARGS, "hooks(cancelled, clone_failed, ended, absorb, shield)"},
     {"unsupported", sc_unsupported, METH_NOARGS, "Why light processes cannot run here, or None."},
     {"light_call", SC_FAST(sc_light_call), METH_FASTCALL | METH_KEYWORDS, "light_call(plan, fn, *args, **kwargs)"},
+    {"timed_call", SC_FAST(sc_timed_call), METH_FASTCALL | METH_KEYWORDS, "timed_call(seconds, plan, fn, *args, **kwargs)"},
     {"start", SC_FAST(sc_start), METH_FASTCALL | METH_KEYWORDS, "start(plan, fn, *args, **kwargs) -> Job"},
     {"pool_info", sc_pool_info, METH_NOARGS, "(idle helpers, busy helpers)"},
     {"pool_after_fork", sc_pool_after_fork, METH_NOARGS, "Forget the helpers: in a forked child they are not there."},

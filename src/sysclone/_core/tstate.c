@@ -19,7 +19,6 @@
 #include "internal/pycore_tstate.h"
 #endif
 
-#define SC_LOOP_KEY "__asyncio_running_event_loop__"
 #define SC_PY(minor) (PY_VERSION_HEX >= (0x03000000 | ((minor) << 16)))
 
 const char *
@@ -195,11 +194,27 @@ sc_tstate_restore(const sc_tstate *s)
     ts->datastack_limit = s->datastack_limit;
 }
 
-/* With the GIL, which sc_tstate_save does without. */
+static PyObject *
+sc_asyncio(const char *method, PyObject *argument)
+{
+    PyObject *modules = PyImport_GetModuleDict(), *asyncio = modules ? PyDict_GetItemString(modules, "_asyncio") : NULL;
+    if (!asyncio) return NULL;
+    PyObject *answer = PyObject_CallMethod(asyncio, method, argument ? "O" : NULL, argument);
+    if (!answer) PyErr_Clear();
+    return answer;
+}
+
+/* With the GIL, which sc_tstate_save does without. The reference is let go of by sc_tstate_drop_loop. */
 void
 sc_tstate_save_loop(sc_tstate *s)
 {
-    if (s->ts->dict) s->running_loop = PyDict_GetItemString(s->ts->dict, SC_LOOP_KEY);
+    s->running_loop = sc_asyncio("_get_running_loop", NULL);
+}
+
+void
+sc_tstate_drop_loop(sc_tstate *s)
+{
+    Py_CLEAR(s->running_loop);
 }
 
 /* With the thread state in order: a function that was killed in an event loop leaves the loop set as the running one,
@@ -207,13 +222,7 @@ sc_tstate_save_loop(sc_tstate *s)
 void
 sc_tstate_restore_loop(const sc_tstate *s)
 {
-    PyObject *modules = PyImport_GetModuleDict(), *asyncio = modules ? PyDict_GetItemString(modules, "_asyncio") : NULL;
-    if (!asyncio) return;
-    PyObject *loop = s->running_loop;
-    if (loop && PyTuple_Check(loop)) loop = PyTuple_GET_ITEM(loop, 0); /* 3.11: with the pid */
-    PyObject *answer = PyObject_CallMethod(asyncio, "_set_running_loop", "O", loop ? loop : Py_None);
-    if (!answer) PyErr_Clear();
-    Py_XDECREF(answer);
+    Py_XDECREF(sc_asyncio("_set_running_loop", s->running_loop ? s->running_loop : Py_None));
 }
 
 bool
