@@ -183,6 +183,8 @@ print((after[0] - before[0]) / {calls}, after[1] - before[1])
 def test_it_keeps_nothing(name):
     """Calls and refused calls of one entry leave less than BOUND KiB a call behind, and no fd."""
     kib, fds = grown(LOOPS[name])
+    if kib >= BOUND:  # memory that is touched once for all is no leak: over more calls it is less for each
+        kib, fds = grown(LOOPS[name], 5 * CALLS)
 
     assert fds == 0
     assert kib < BOUND, f"{kib:.2f} KiB a call"
