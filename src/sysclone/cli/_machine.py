@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from .._flags import Namespace
+from .._path_hints import read as read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,15 +80,6 @@ def _bits(mask: int) -> str:
 
 def _number(limit: int) -> str:
     return "unlimited" if limit < 0 else str(limit)
-
-
-def read(path: str) -> str:
-    """A small file's text without the last newline; "" where it cannot be read."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 def status(key: str) -> str:
