@@ -154,7 +154,6 @@ typedef struct sc_light {
 void sc_light_run(sc_light *light);
 void sc_light_settle(sc_light *light, PyObject *absorb);
 void sc_light_request_stop(sc_light *light, enum sc_stop why);
-void sc_light_after_fork(void);
 void sc_light_reap(sc_light *light, bool wait);
 bool sc_has_threads(void);
 PyObject *sc_light_outcome(sc_light *light);
@@ -165,6 +164,14 @@ bool sc_light_has_room(const sc_plan *plan);
 uintptr_t sc_stack_low(void);
 
 PyObject *sc_light_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+
+/* --- caught.c: the signals that a light process catches, and those of the program while its main thread is lent out */
+extern __thread sc_light *sc_caught_by; /* the light process that this task is, on the storage that it borrowed */
+
+void sc_caught_arm(void);
+void sc_caught_after_fork(void);
+uint64_t sc_caught_open(sc_light *light);
+void sc_caught_forward(sc_light *light, uint64_t ours);
 
 /* --- stop.c: stopping a child that may hold or await the GIL, from its parked thread, by raw calls alone */
 typedef struct {

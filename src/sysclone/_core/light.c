@@ -41,7 +41,6 @@
 #define SC_LONGEST_PAUSE_NS 64000000LL
 #define SC_SHIELD_TRIES 1000
 
-static __thread sc_light *sc_current;
 static __thread uintptr_t sc_stack_low_cached;
 
 /* The lowest address of this thread's stack, without its guard. */
@@ -90,66 +89,6 @@ sc_light_request_stop(sc_light *l, enum sc_stop why)
 }
 
 /* --- the child's side */
-
-/* Those that people, supervisors, timers and limits send; a system call each, in every light call. */
-static const int sc_ending_signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGTERM, SIGXCPU};
-
-/* Runs in the child, on its borrowed storage; a thread that its function started has none of ours and lets it be.
-
-   SIGINT is the program's: its main thread answers, here too if the function runs on its identity. In the child it only
-   ends a system call, so that the function looks; the terminal, a killer of the group, and the parked thread send it. */
-static void
-sc_on_signal(int sig)
-{
-    sc_light *l = sc_current;
-    if (!l) return;
-    /* A process that was just forked from this one, and has not come to sc_light_after_fork. */
-    if (sc_raw0(SYS_getppid) != l->parent) {
-        sc_signals_die(sig);
-        return;
-    }
-    if (sig == SIGINT) {
-        int kept = errno;
-        uint32_t forwarded = __atomic_exchange_n(&l->forwarded, 0, __ATOMIC_SEQ_CST);
-        for (int n = 1; n < 32; n++)
-            if (forwarded >> n & 1) PyErr_SetInterruptEx(n);
-        errno = kept;
-        return;
-    }
-    int none = 0;
-    __atomic_compare_exchange_n(&l->stop_signal, &none, sig, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-    sc_light_request_stop(l, SC_STOP_SIGNAL);
-}
-
-static void
-sc_catch_ending_signals(void)
-{
-    struct sigaction action = {.sa_handler = sc_on_signal}, old;
-    sigfillset(&action.sa_mask);
-    for (size_t i = 0; i < sizeof sc_ending_signals / sizeof *sc_ending_signals; i++) {
-        int sig = sc_ending_signals[i];
-        action.sa_flags = sig == SIGINT ? 0 : SA_RESTART;
-        sigaction(sig, &action, &old);
-        /* What the program ignores stays ignored. */
-        if (old.sa_handler == SIG_IGN) sigaction(sig, &old, NULL);
-    }
-}
-
-/* In a process forked from a light one: its signals are its own again. */
-void
-sc_light_after_fork(void)
-{
-    if (!sc_current) return;
-    PyOS_sighandler_t interrupt = sc_current->python_handler;
-    sc_current = NULL;
-    for (size_t i = 0; i < sizeof sc_ending_signals / sizeof *sc_ending_signals; i++) {
-        struct sigaction action;
-        int sig = sc_ending_signals[i];
-        if (sigaction(sig, NULL, &action) < 0 || action.sa_handler != sc_on_signal) continue;
-        struct sigaction reset = {.sa_handler = sig == SIGINT && interrupt ? interrupt : SIG_DFL};
-        sigaction(sig, &reset, NULL);
-    }
-}
 
 static int
 sc_exit_code(PyObject *exception)
@@ -215,16 +154,16 @@ sc_light_child(void *argument)
     } else {
         l->parent = (pid_t)sc_raw0(SYS_getppid);
     }
-    sc_current = l;
+    sc_caught_by = l;
     if (l->plan->clear_handlers) {
         if (!l->request.cleared_handlers) sc_signals_clear_handlers();
-        sc_catch_ending_signals();
+        sc_caught_arm();
     }
     sc_signals_set(&l->mask);
     if (l->attach) PyEval_RestoreThread(l->ts);
     sc_call_function(l);
     if (l->attach) PyEval_SaveThread();
-    sc_current = NULL;
+    sc_caught_by = NULL;
     /* Whatever came of the function: a signal that ends a process was sent, and the wait status tells of it. */
     if (l->stop_signal) sc_signals_die(l->stop_signal);
     l->threads_left = l->own_group && sc_has_threads();
@@ -243,36 +182,6 @@ sc_has_threads(void)
 }
 
 /* --- the parked thread's side */
-
-/* A main thread that is parked for long still answers the program's signals. Those that the kernel answers are opened.
-   Those with CPython's own handler stay blocked, because a handler that ran here would keep and restore an errno that is
-   the child's at that moment: they are taken from the queue now and then, and handed to the child, who marks them as
-   that handler would and is out of its system call to see. Others' handlers wait until the function has ended. */
-static uint64_t
-sc_open_signals(sc_light *l)
-{
-    uint64_t closed = SC_ALL_SIGNALS, ours = 0;
-    for (int sig = 1; sig < 32; sig++) {
-        struct sigaction action;
-        if ((l->mask >> (sig - 1) & 1) || sigaction(sig, NULL, &action) < 0) continue;
-        if (action.sa_handler == SIG_DFL) closed &= ~(1ULL << (sig - 1));
-        else if (l->python_handler && action.sa_handler == l->python_handler) ours |= 1ULL << (sig - 1);
-    }
-    sc_signals_set(&closed);
-    return ours;
-}
-
-static void
-sc_forward_signals(sc_light *l, uint64_t ours)
-{
-    struct timespec now = {0};
-    long sig;
-    while (ours && (sig = sc_raw4(SYS_rt_sigtimedwait, &ours, 0, &now, SC_SIGSET_BYTES)) > 0) {
-        __atomic_fetch_or(&l->forwarded, 1U << sig, __ATOMIC_SEQ_CST);
-        /* By number: alive, or unreaped and ours. */
-        if (__atomic_load_n(&l->attention, __ATOMIC_SEQ_CST)) sc_raw2(SYS_kill, l->pid, SIGINT);
-    }
-}
 
 static void
 sc_park(sc_light *l)
@@ -305,8 +214,8 @@ sc_park(sc_light *l)
         struct timespec at = {.tv_sec = wake_at / SC_NANOSECONDS, .tv_nsec = wake_at % SC_NANOSECONDS};
         sc_raw6(SYS_futex, &l->attention, FUTEX_WAIT_BITSET, word, wake_at < 0 ? NULL : &at, 0, FUTEX_BITSET_MATCH_ANY);
         if (answer_at >= 0 && sc_now_ns() >= answer_at) {
-            if (answer_every == SC_ANSWER_FIRST_NS) ours = sc_open_signals(l);
-            sc_forward_signals(l, ours);
+            if (answer_every == SC_ANSWER_FIRST_NS) ours = sc_caught_open(l);
+            sc_caught_forward(l, ours);
             if (answer_every < SC_ANSWER_LONGEST_NS) answer_every += answer_every / 2;
             answer_at = ours ? sc_now_ns() + answer_every : -1;
         }
@@ -337,7 +246,7 @@ sc_light_run(sc_light *l)
     const sc_clone_plan *plan = &l->plan->clone;
     uint64_t old;
     sc_signals_block(&old);
-    sc_light *outer = sc_current; /* in a light process: the one that this is */
+    sc_light *outer = sc_caught_by; /* in a light process: the one that this is */
     if (!l->attach) l->mask = old;
     l->own_group = !(plan->flags & CLONE_THREAD);
     l->creator = (pid_t)sc_raw0(SYS_getpid);
@@ -373,7 +282,7 @@ sc_light_run(sc_light *l)
         /* The init of a pid namespace sets SIGCHLD to ignored at its end, in handlers that it shares with this process. */
         if (mixed) sigaction(SIGCHLD, &before, NULL);
     }
-    sc_current = outer;
+    sc_caught_by = outer;
     sc_signals_set(&old);
 }
 
