@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from ._popen import run as run
     from ._status import Status as Status
     from ._task import Task as Task
-    from ._task import wait_all as wait_all
-    from ._task import wait_any as wait_any
+    from ._wait_many import wait_all as wait_all
+    from ._wait_many import wait_any as wait_any
 
 _LATE = {
     "Cancelled": "_errors",
@@ -63,8 +63,8 @@ _LATE = {
     "lowlevel": "lowlevel",
     "run": "_popen",
     "start": "_api",
-    "wait_all": "_task",
-    "wait_any": "_task",
+    "wait_all": "_wait_many",
+    "wait_any": "_wait_many",
 }
 
 __all__ = [

@@ -14,11 +14,13 @@ import time
 from . import _core
 from ._cgroup import CgroupDirectory
 from ._context import Description
+from ._copied_task import CopiedTask, reap_abandoned
 from ._errors import Cancelled, CloneError, SyscloneWarning, TaskTimeout, Unsupported
 from ._flags import Share, format_step
+from ._light_task import STOP_CANCEL, LightTask
 from ._result import RAISED, UNPICKLABLE, ResultPage
 from ._status import Status
-from ._task import _STOP_CANCEL, STOP_PATIENCE, CopiedTask, LightTask, Task, failure, reap_abandoned
+from ._task import STOP_PATIENCE, Task, failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -195,7 +197,7 @@ def _timed_result(context: Description, task: LightTask) -> Any:
         if task._job.wait(patience):
             return task._job.result()
     except BaseException:
-        task._job.stop(_STOP_CANCEL)
+        task._job.stop(STOP_CANCEL)
         raise
     raise TaskTimeout(pid=task.pid, seconds=context.timeout or 0.0, still_running=True)
 
