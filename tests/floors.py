@@ -16,7 +16,7 @@ TOP = 7
 FLOORS = {
     0: ("_core", "_version"),
     1: ("_flags", "_errors", "_hints", "_path_hints", "_kernel", "errors", "lowlevel"),
-    2: ("_context", "_explain", "_proc", "_status"),
+    2: ("_context", "_explain", "_proc", "_status", "_trace_events", "_trace_text", "_trace_tree"),
     3: (
         "_task",
         "_light_task",
@@ -27,8 +27,9 @@ FLOORS = {
         "_result",
         "_steps",
         "_wait",
+        "_tracefs",
     ),
-    4: ("_api", "_call", "_popen"),
+    4: ("_api", "_call", "_popen", "_trace"),
     5: ("executor", "asyncio"),
     6: ("cli", "__main__"),
     TOP: ("__init__",),
