@@ -16,8 +16,21 @@ TOP = 7
 FLOORS = {
     0: ("_core", "_version"),
     1: ("_flags", "_errors", "_hints", "_path_hints", "_kernel", "errors", "lowlevel"),
-    2: ("_context", "_explain", "_proc", "_status", "_trace_events", "_trace_text", "_trace_tree"),
+    2: (
+        "_capabilities",
+        "_context",
+        "_explain",
+        "_fields",
+        "_proc",
+        "_status",
+        "_trace_events",
+        "_trace_text",
+        "_trace_tree",
+    ),
     3: (
+        "_credentials",
+        "_idmap",
+        "_network",
         "_task",
         "_light_task",
         "_copied_task",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ._api import Context as Context
     from ._api import call as call
     from ._api import start as start
+    from ._capabilities import Capabilities as Capabilities
     from ._errors import Cancelled as Cancelled
     from ._errors import CloneError as CloneError
     from ._errors import ContextError as ContextError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ._explain import explain as explain
     from ._flags import Namespace as Namespace
     from ._flags import Share as Share
+    from ._namespaces import Namespaces as Namespaces
     from ._popen import Popen as Popen
     from ._popen import run as run
     from ._status import Status as Status
@@ -40,11 +42,13 @@ if TYPE_CHECKING:
 
 _LATE = {
     "Cancelled": "_errors",
+    "Capabilities": "_capabilities",
     "CloneError": "_errors",
     "Context": "_api",
     "ContextError": "_errors",
     "Explanation": "_explain",
     "Namespace": "_flags",
+    "Namespaces": "_namespaces",
     "Popen": "_popen",
     "ResultError": "_errors",
     "Share": "_flags",
@@ -69,11 +73,13 @@ _LATE = {
 
 __all__ = [
     "Cancelled",
+    "Capabilities",
     "CloneError",
     "Context",
     "ContextError",
     "Explanation",
     "Namespace",
+    "Namespaces",
     "Popen",
     "ResultError",
     "Share",

@@ -31,6 +31,7 @@ class Context(Description):
         share: what is the caller's own: VM (memory), FILES (file table), FS (cwd, root, umask), SIGHAND (signal handlers),
             SYSVSEM (semaphore undo lists), IO (I/O context), THREAD (the thread group: the same pid).
         new: namespaces to make: USER, MOUNT, PID, NET, UTS, IPC, CGROUP, TIME.
+        join: open namespaces to be born in (setns), before new ones are made: Namespaces, borrowed.
         parent: "caller", or "sibling" for a child of the caller's parent (CLONE_PARENT).
         exit_signal: the signal its parent gets at its end, 0 to 64; None is SIGCHLD, and 0 for siblings and threads. A
             sibling with a signal needs the old call, which takes the signal and ignores it.
@@ -42,6 +43,15 @@ class Context(Description):
         ptrace, untraced: CLONE_PTRACE, CLONE_UNTRACED.
         suspend_caller: CLONE_VFORK: the calling thread sleeps in the kernel until the child ends.
         timeout: seconds until the function or program is ended; None for no limit.
+        uid_map, gid_map: the ids of a new user namespace, written while the child waits: "root" (the creator's own id is 0
+            there), "current" (it keeps its number), "auto" (0, and from 1 on what /etc/subuid and /etc/subgid grant), or
+            tuples (inside, outside, count). More than one's own id needs CAP_SETUID and CAP_SETGID, or newuidmap(1).
+        loopback: lo up, in a new or joined net namespace.
+        uid, gid: real, effective and saved, 0 to 2**32 - 2, by raw calls: the creator's stay as they are.
+        groups: the supplementary groups, at most 65,536.
+        capabilities: Capabilities, or the names of those to have and no others; see Capabilities.only.
+        securebits: 0 to 0xFF (prctl(2), PR_SET_SECUREBITS; needs CAP_SETPCAP).
+        no_new_privs: no exec may give privilege any more (PR_SET_NO_NEW_PRIVS, Linux 3.5).
 
     Raises:
         ContextError: the kernel would refuse the combination, or a value is out of range; `field` names it.

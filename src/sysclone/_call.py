@@ -15,11 +15,13 @@ from . import _core
 from ._cgroup import CgroupDirectory
 from ._context import Description
 from ._copied_task import CopiedTask, reap_abandoned
-from ._errors import Cancelled, CloneError, SyscloneWarning, TaskTimeout, Unsupported
+from ._errors import Cancelled, CloneError, ContextError, SyscloneWarning, TaskTimeout, Unsupported
 from ._flags import Share, format_step
+from ._idmap import plan_of
 from ._light_task import STOP_CANCEL, LightTask
 from ._result import RAISED, UNPICKLABLE, ResultPage
 from ._status import Status
+from ._steps import prepared, steps_of
 from ._task import STOP_PATIENCE, Task, failure
 
 TYPE_CHECKING = False
@@ -167,20 +169,27 @@ def call(context: Description, fn: Callable[P, R], /, *args: P.args, **kwargs: P
     if Share.VM not in context.share:
         copied: R = _copied_result(context, start_copied(context, fn, args, kwargs))
         return copied
+    steps = steps_of(context, light=True)
+    if steps:
+        prepared_result: R = _light_result(context, prepared, steps, fn, args, kwargs)
+        return prepared_result
+    result: R = _light_result(context, fn, *args, **kwargs)
+    return result
+
+
+def _light_result(context: Description, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     if context.cgroup is None and context.timeout is not None and not _UNSUPPORTED:
         # The parked helper keeps the time; this wait only bounds how long an unstoppable function is waited for.
         patience = context.timeout + STOP_PATIENCE
-        answer: R = _core.timed_call(patience, context.plan("light"), fn, *args, **kwargs)
+        answer = _core.timed_call(patience, plan_of(context, "light"), fn, *args, **kwargs)
         if isinstance(answer, _core.Job):
             raise TaskTimeout(pid=answer.pid, seconds=context.timeout, still_running=True)
         return answer
     if context.cgroup is not None or context.timeout is not None:
-        timed: R = _timed_result(context, start_light(context, fn, args, kwargs))
-        return timed
+        return _timed_result(context, _start_prepared(context, fn, args, kwargs))
     if _UNSUPPORTED:
         raise Unsupported("light processes", reason=_UNSUPPORTED)
-    result: R = _core.light_call(context.plan("light"), fn, *args, **kwargs)
-    return result
+    return _core.light_call(plan_of(context, "light"), fn, *args, **kwargs)
 
 
 def start(context: Description, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task:
@@ -218,16 +227,27 @@ def start_light(
     context: Description, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> LightTask:
     """A light process on a helper thread."""
+    what = getattr(fn, "__qualname__", type(fn).__name__)
+    steps = steps_of(context, light=True)
+    if steps:
+        return _start_prepared(context, prepared, (steps, fn, args, kwargs), {}, what)
+    return _start_prepared(context, fn, args, kwargs, what)
+
+
+def _start_prepared(
+    context: Description, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], what: str = ""
+) -> LightTask:
     if _UNSUPPORTED:
         raise Unsupported("light processes", reason=_UNSUPPORTED)
-    what = getattr(fn, "__qualname__", type(fn).__name__)
     is_thread = Share.THREAD in context.share
     if context.cgroup is None:
-        job = _core.start(context.plan("light"), fn, *args, **kwargs)
+        job = _core.start(plan_of(context, "light"), fn, *args, **kwargs)
         return LightTask(job, what, is_thread)
     with CgroupDirectory(context.cgroup) as cgroup:
         if cgroup.can_be_born_in and context.call_name == "clone3":
-            return LightTask(_core.start(context.plan("light", cgroup=cgroup.fd), fn, *args, **kwargs), what, is_thread)
+            return LightTask(
+                _core.start(plan_of(context, "light", cgroup=cgroup.fd), fn, *args, **kwargs), what, is_thread
+            )
         moved = CgroupDirectory(os.dup(cgroup.fd))
 
     def in_cgroup() -> Any:
@@ -237,7 +257,7 @@ def start_light(
             os.close(moved.fd)
         return fn(*args, **kwargs)
 
-    return LightTask(_core.start(context.plan("light"), in_cgroup), what, is_thread)
+    return LightTask(_core.start(plan_of(context, "light"), in_cgroup), what, is_thread)
 
 
 # --- copied processes
@@ -261,11 +281,17 @@ def other_threads() -> int:
 
 def _way(context: Description) -> int:
     plain = not context.flags and context.signal == 17 and not context.tid and context.cgroup is None
-    if plain and not context.clear_signal_handlers:
+    if plain and context.join is None and not context.clear_signal_handlers:
         return _FORK
     raw_only = context.share & _RAW_ONLY or context.suspend_caller or context.signal not in (0, 17) or context.ptrace
     threads = other_threads()
-    if not raw_only and context.parent == "caller" and context.signal == 17 and threads:
+    if context.join is not None and raw_only:
+        raise ContextError(
+            f"join= without share=VM, with {context}: an intermediate process enters the namespaces, and cannot share or "
+            "signal for the caller",
+            field="join",
+        )
+    if not raw_only and context.parent == "caller" and context.signal == 17 and (threads or context.join is not None):
         return _FORK_THEN_CLONE
     if threads:
         import warnings
@@ -285,7 +311,11 @@ def start_copied(
 ) -> CopiedTask:
     """A function in a copy of the memory, as after fork."""
     reap_abandoned()
-    context.plan("copied")
+    plan_of(context, "copied")
+    what = getattr(fn, "__qualname__", type(fn).__name__)
+    steps = steps_of(context, light=False)
+    if steps:
+        fn, args, kwargs = prepared, (steps, fn, args, kwargs), {}
     began = time.monotonic()
     way = _way(context)
     _flush()
@@ -306,12 +336,11 @@ def start_copied(
     except BaseException:
         page.close()
         raise
-    what = getattr(fn, "__qualname__", type(fn).__name__)
     return CopiedTask(pid, pidfd, page, what, context.parent == "caller", context.timeout, began)
 
 
 def _copy(context: Description, way: int, page: ResultPage, cgroup: int) -> tuple[int, int]:
-    plan = context.plan("copied", cgroup=cgroup)
+    plan = plan_of(context, "copied", cgroup=cgroup)
     try:
         return _core.copied(plan, way, page.map)
     except OSError as e:

@@ -9,34 +9,55 @@ import os
 import signal
 
 from . import _core
+from . import _fields as check
 from ._errors import ContextError
 from ._flags import Clone, Namespace, Share, broken_rules, format_flags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any, Final, Self
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from typing import Any, Final, Protocol, Self
 
-PARENTS: Final = ("caller", "sibling")
-LEAST_STACK_BYTES: Final = 16 * 1024
-MOST_STACK_BYTES: Final = 1 << 46
+    from ._capabilities import Capabilities
+
+    class Joinable(Protocol):
+        """Open namespaces: sysclone.Namespaces."""
+
+        @property
+        def kinds(self) -> Namespace: ...
+        def joins(self) -> tuple[tuple[int, int], ...]: ...
+
 
 # glibc's line for pthread_create: what makes a task a thread that libc can wait for.
 _THREAD_BOOKKEEPING: Final = Clone.SETTLS | Clone.PARENT_SETTID | Clone.CHILD_CLEARTID
 
-_DEFAULTS: Final[Mapping[str, Any]] = {
-    "share": Share(0),
-    "new": Namespace(0),
-    "parent": "caller",
-    "exit_signal": None,
-    "stack_bytes": None,
-    "tid": None,
-    "cgroup": None,
-    "clear_signal_handlers": None,
-    "ptrace": False,
-    "untraced": False,
-    "suspend_caller": False,
-    "timeout": None,
+# What `_idmap.Maps` has for the C core.
+MAP_FIELDS: Final = ("deny_setgroups", "gid_helper", "gid_map", "uid_helper", "uid_map")
+
+# Each with what it is when nothing is said, and the check that gives a value its one form.
+FIELDS: Final[Mapping[str, tuple[Any, Callable[[Any, str], Any]]]] = {
+    "share": (Share(0), check.share),
+    "new": (Namespace(0), check.new),
+    "join": (None, check.joined),
+    "parent": ("caller", check.one_of(*check.PARENTS)),
+    "exit_signal": (None, check.whole(0, 64)),
+    "stack_bytes": (None, check.whole(check.LEAST_STACK_BYTES, check.MOST_STACK_BYTES)),
+    "tid": (None, check.tids),
+    "cgroup": (None, check.path_or_fd),
+    "clear_signal_handlers": (None, check.switch_or_none),
+    "ptrace": (False, check.switch),
+    "untraced": (False, check.switch),
+    "suspend_caller": (False, check.switch),
+    "timeout": (None, check.seconds),
+    "uid_map": (None, check.id_map),
+    "gid_map": (None, check.id_map),
+    "loopback": (False, check.switch),
+    "uid": (None, check.whole(0, check.MOST_ID)),
+    "gid": (None, check.whole(0, check.MOST_ID)),
+    "groups": (None, check.ids),
+    "capabilities": (None, check.capabilities),
+    "securebits": (None, check.whole(0, 0xFF)),
+    "no_new_privs": (False, check.switch),
 }
 
 _FIELD_OF_FLAG: Final[Mapping[int, str]] = {
@@ -55,10 +76,11 @@ class Description:
     Immutable, compared by value, hashable. `sysclone.Context` documents the fields.
     """
 
-    __slots__ = (*_DEFAULTS, "_plans")
+    __slots__ = (*FIELDS, "_kept")
 
     share: Share
     new: Namespace
+    join: Joinable | None
     parent: str
     exit_signal: int | None
     stack_bytes: int | None
@@ -69,13 +91,23 @@ class Description:
     untraced: bool
     suspend_caller: bool
     timeout: float | None
-    _plans: dict[object, _core.Plan]
+    uid_map: str | tuple[tuple[int, int, int], ...] | None
+    gid_map: str | tuple[tuple[int, int, int], ...] | None
+    loopback: bool
+    uid: int | None
+    gid: int | None
+    groups: tuple[int, ...] | None
+    capabilities: Capabilities | None
+    securebits: int | None
+    no_new_privs: bool
+    _kept: dict[object, Any]
 
     def __init__(
         self,
         *,
         share: Share = Share(0),  # noqa: B008 (immutable)
         new: Namespace = Namespace(0),  # noqa: B008 (immutable)
+        join: Joinable | None = None,
         parent: str = "caller",
         exit_signal: int | None = None,
         stack_bytes: int | None = None,
@@ -86,25 +118,20 @@ class Description:
         untraced: bool = False,
         suspend_caller: bool = False,
         timeout: float | None = None,
+        uid_map: str | Sequence[tuple[int, int, int]] | None = None,
+        gid_map: str | Sequence[tuple[int, int, int]] | None = None,
+        loopback: bool = False,
+        uid: int | None = None,
+        gid: int | None = None,
+        groups: Collection[int] | None = None,
+        capabilities: Capabilities | Collection[str] | None = None,
+        securebits: int | None = None,
+        no_new_privs: bool = False,
     ) -> None:
-        put = object.__setattr__
-        put(self, "share", _flag(Share, share, "share"))
-        put(self, "new", _flag(Namespace, new, "new"))
-        put(self, "parent", _one_of(parent, PARENTS, "parent"))
-        put(self, "exit_signal", _whole(exit_signal, "exit_signal", 0, 64))
-        put(self, "stack_bytes", _whole(stack_bytes, "stack_bytes", LEAST_STACK_BYTES, MOST_STACK_BYTES))
-        put(self, "tid", _tids(tid))
-        put(self, "cgroup", _path_or_fd(cgroup, "cgroup"))
-        put(
-            self,
-            "clear_signal_handlers",
-            clear_signal_handlers if clear_signal_handlers is None else bool(clear_signal_handlers),
-        )
-        put(self, "ptrace", bool(ptrace))
-        put(self, "untraced", bool(untraced))
-        put(self, "suspend_caller", bool(suspend_caller))
-        put(self, "timeout", _seconds(timeout))
-        put(self, "_plans", {})
+        given = locals()
+        for name, (_default, as_it_must_be) in FIELDS.items():
+            object.__setattr__(self, name, as_it_must_be(given[name], name))
+        object.__setattr__(self, "_kept", {})
         self._check()
 
     # --- value semantics
@@ -116,7 +143,7 @@ class Description:
         raise AttributeError("a Context cannot be changed")
 
     def _values(self) -> tuple[object, ...]:
-        return tuple(getattr(self, name) for name in _DEFAULTS)
+        return tuple(getattr(self, name) for name in FIELDS)
 
     def __eq__(self, other: object) -> bool:
         return self._values() == other._values() if isinstance(other, Description) else NotImplemented
@@ -125,14 +152,15 @@ class Description:
         return hash(self._values())
 
     def __repr__(self) -> str:
-        changed = (f"{name}={getattr(self, name)!r}" for name in _DEFAULTS if getattr(self, name) != _DEFAULTS[name])
+        values = ((name, getattr(self, name), default) for name, (default, _check) in FIELDS.items())
+        changed = (f"{name}={value!r}" for name, value, default in values if value != default)
         return f"Context({', '.join(changed)})"
 
     def __str__(self) -> str:
         return format_flags(int(self.flags), self.signal)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), dict(zip(_DEFAULTS, self._values(), strict=True))))
+        return (_rebuild, (type(self), dict(zip(FIELDS, self._values(), strict=True))))
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed.
@@ -144,9 +172,9 @@ class Description:
             ContextError: there is no such field, or the result breaks a rule.
         """
         for name in changes:
-            if name not in _DEFAULTS:
-                raise ContextError(f"a Context has no field {name!r}: it has {', '.join(_DEFAULTS)}", field=name)
-        values: dict[str, Any] = {name: getattr(self, name) for name in _DEFAULTS}
+            if name not in FIELDS:
+                raise ContextError(f"a Context has no field {name!r}: it has {', '.join(FIELDS)}", field=name)
+        values: dict[str, Any] = {name: getattr(self, name) for name in FIELDS}
         return type(self)(**{**values, **changes})
 
     # --- what it stands for
@@ -196,11 +224,54 @@ class Description:
             )
         if self.tid is not None and self.call_name == "clone":
             raise ContextError("tid= needs clone3, and a sibling with an exit signal the old clone", field="tid")
+        self._check_join()
+        self._check_maps()
+
+    def _check_join(self) -> None:
+        if self.join is None:
+            return
+        beyond = {
+            "share=THREAD": Share.THREAD in self.share,
+            "parent='sibling'": self.parent == "sibling",
+            "suspend_caller=True": self.suspend_caller,
+        }
+        for what, asked in beyond.items():
+            if asked:
+                raise ContextError(
+                    f"join= with {what}: an intermediate process enters the namespaces first", field="join"
+                )
+        apart = self.join.kinds & (Namespace.USER | Namespace.MOUNT)
+        if Share.FS in self.share and apart:
+            raise ContextError(
+                f"share=FS with join={apart.name}: the kernel takes only tasks with a cwd of their own there",
+                field="join",
+            )
+
+    def _check_maps(self) -> None:
+        for field in ("uid_map", "gid_map"):
+            if getattr(self, field) is None:
+                continue
+            if Namespace.USER not in self.new:
+                raise ContextError(f"{field} without new=USER: only a new user namespace has no map yet", field=field)
+            if self.suspend_caller:
+                raise ContextError(
+                    f"{field} with suspend_caller=True: the caller, who writes it, would sleep", field=field
+                )
+            if self.join is not None and Namespace.USER in self.join.kinds:
+                raise ContextError(f"{field} with join=USER: the caller is not in the namespace above", field=field)
+        if self.loopback and not (self.new | (self.join.kinds if self.join is not None else self.new)) & Namespace.NET:
+            raise ContextError("loopback=True without new=NET: it would be the caller's own", field="loopback")
 
     def _check_kind(self, kind: str) -> None:
         if kind == "light" and Namespace.TIME in self.new:
             raise ContextError(
                 "new=TIME with share=VM: a task that shares memory enters its time namespace only at exec", field="new"
+            )
+        if kind != "copied" and self.join is not None and Namespace.TIME in self.join.kinds:
+            raise ContextError(
+                "join=TIME for a task that shares memory: the kernel maps a clock for all who share it. A copied process "
+                "(no share=VM) can",
+                field="join",
             )
         if kind == "copied" and self.stack_bytes is not None:
             raise ContextError(
@@ -212,6 +283,22 @@ class Description:
                 field="suspend_caller",
             )
 
+    def _newborn(self, maps: object) -> dict[str, Any]:
+        """What the creator does for the child: depends on fds, and on who the creator is now, so it is not kept."""
+        newborn: dict[str, Any] = {}
+        if self.join is not None:
+            newborn["joins"] = self.join.joins()
+        if maps is not None:
+            newborn.update((name, getattr(maps, name)) for name in MAP_FIELDS)
+        return newborn
+
+    @property
+    def changes_credentials(self) -> bool:
+        """Whether the task gets other ids or capabilities than its creator's, or joins a user namespace."""
+        joins_user = self.join is not None and Namespace.USER in self.join.kinds
+        ids = (self.uid, self.gid, self.groups, self.capabilities)
+        return joins_user or any(value is not None for value in ids)
+
     def _field_of(self, flags: int) -> str:
         for flag, field in _FIELD_OF_FLAG.items():
             if flags & flag & self.flags:
@@ -220,7 +307,9 @@ class Description:
             return "new"
         return "share" if flags & int(self.share) else "exit_signal"
 
-    def plan(self, kind: str, *, cgroup: int = -1, drop: int = 0, timeout: bool = True) -> _core.Plan:
+    def plan(
+        self, kind: str, *, cgroup: int = -1, drop: int = 0, timeout: bool = True, maps: object = None
+    ) -> _core.Plan:
         """Compiled for the C core, and kept unless it names an fd.
 
         Args:
@@ -228,12 +317,15 @@ class Description:
             cgroup: a borrowed fd of a version 2 cgroup directory to be born in, or -1.
             drop: flags not to pass on.
             timeout: whether the core is to keep the time limit.
+            maps: what is to be written for a new user namespace: `_idmap.Maps`.
         """
         self._check_kind(kind)
         key = (kind, drop, timeout)
-        if cgroup < 0 and key in self._plans:
-            return self._plans[key]
+        if cgroup < 0 and key in self._kept:
+            plan: _core.Plan = self._kept[key]
+            return plan
         limit = self.timeout if timeout else None
+        newborn = self._newborn(maps)
         plan = _core.Plan(
             (int(self.flags) & ~drop) | (Clone.INTO_CGROUP if cgroup >= 0 else 0),
             self.signal,
@@ -243,66 +335,13 @@ class Description:
             stack_bytes=self.stack_bytes or 0,
             timeout_ns=-1 if limit is None else int(limit * 1e9),
             clear_handlers=self.clears_handlers if kind == "light" else bool(self.clear_signal_handlers),
+            undumpable=self.changes_credentials,
+            **newborn,
         )
-        if cgroup < 0:
-            self._plans[key] = plan
+        if cgroup < 0 and not newborn:
+            self._kept[key] = plan
         return plan
 
 
 def _rebuild(cls: type[Description], values: dict[str, Any]) -> Description:
     return cls(**values)
-
-
-def _flag(kind: type[Any], value: object, field: str) -> object:
-    if isinstance(value, bool) or not isinstance(value, int):
-        names = " | ".join(f"{kind.__name__}.{name}" for name in list(kind.__members__)[:2])
-        raise ContextError(f"{field}={value!r}: a {kind.__name__} is needed, such as {names}", field=field)
-    every = 0
-    for member in kind.__members__.values():
-        every |= int(member)
-    if int(value) & ~every:
-        raise ContextError(
-            f"{field}={int(value):#x}: bits {int(value) & ~every:#x} are no {kind.__name__}", field=field
-        )
-    return kind(int(value))
-
-
-def _one_of(value: object, choices: tuple[str, ...], field: str) -> str:
-    if value not in choices:
-        raise ContextError(f"{field}={value!r}: one of {', '.join(map(repr, choices))} is needed", field=field)
-    return str(value)
-
-
-def _whole(value: object, field: str, least: int, most: int) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ContextError(f"{field}={value!r}: a whole number is needed", field=field)
-    if not least <= value <= most:
-        raise ContextError(f"{field}={int(value)}: between {least} and {most} is needed", field=field)
-    return int(value)
-
-
-def _tids(value: object) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    many = value if isinstance(value, tuple) else (value,)
-    if not 1 <= len(many) <= 32:
-        raise ContextError(f"tid={value!r}: one id for each pid namespace, innermost first, at most 32", field="tid")
-    return tuple(_whole(one, "tid", 1, 1 << 22) or 0 for one in many)
-
-
-def _path_or_fd(value: object, field: str) -> str | int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
-        return value
-    if isinstance(value, (str, os.PathLike)):
-        return os.fspath(value)
-    raise ContextError(f"{field}={value!r}: a path or an open fd is needed", field=field)
-
-
-def _seconds(value: object) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1e9:
-        raise ContextError(f"timeout={value!r}: seconds, more than 0 and at most 1e9", field="timeout")
-    return float(value)

@@ -17,7 +17,9 @@ from ._cgroup import CgroupDirectory
 from ._context import Description
 from ._errors import CloneError, ContextError, SyscloneWarning
 from ._flags import Share, format_flags, format_step
+from ._idmap import plan_of
 from ._status import Status
+from ._steps import steps_of, take
 from ._wait import late_status, reap, to_rusage, wait_readable
 
 TYPE_CHECKING = False
@@ -143,13 +145,23 @@ class Popen(_Base):
         self._closed_child_pipe_fds = True
         self._take(outcome, cwd, program)
 
-    def _spawn(self, paths: list[bytes], *rest: Any) -> tuple[int, int, int, int, int, BaseException | None]:
+    def _spawn(self, paths: list[bytes], *rest: Any) -> tuple[int, int, int, int, int, BaseException | str | None]:
         context = self.context
+        steps = steps_of(context, light=False)
+        if steps:
+            *plain, preexec = rest
+
+            def set_up() -> None:
+                take(steps)
+                if preexec is not None:
+                    preexec()
+
+            rest = (*plain, set_up)
         if context.cgroup is None:
-            return _core.spawn(context.plan("program", drop=_UNDONE_BY_EXEC), paths, *rest)
+            return _core.spawn(plan_of(context, "program", drop=_UNDONE_BY_EXEC), paths, *rest)
         with CgroupDirectory(context.cgroup) as cgroup:
             if cgroup.can_be_born_in:
-                plan = context.plan("program", drop=_UNDONE_BY_EXEC, cgroup=cgroup.fd)
+                plan = plan_of(context, "program", drop=_UNDONE_BY_EXEC, cgroup=cgroup.fd)
                 return _core.spawn(plan, paths, *rest)
             *plain, setup = rest
 
@@ -158,9 +170,11 @@ class Popen(_Base):
                 if setup is not None:
                     setup()
 
-            return _core.spawn(context.plan("program", drop=_UNDONE_BY_EXEC), paths, *(*plain, enter))
+            return _core.spawn(plan_of(context, "program", drop=_UNDONE_BY_EXEC), paths, *(*plain, enter))
 
-    def _take(self, outcome: tuple[int, int, int, int, int, BaseException | None], cwd: Any, program: Any) -> None:
+    def _take(
+        self, outcome: tuple[int, int, int, int, int, BaseException | str | None], cwd: Any, program: Any
+    ) -> None:
         pid, pidfd, step, errno, _path, exception = outcome
         if step == 0:
             self.pid, self.pidfd = pid, pidfd
@@ -172,11 +186,12 @@ class Popen(_Base):
             if isinstance(exception, CloneError):
                 raise exception
             why = f": {exception!r}" if exception is not None else ": it ended the child"
-            raise subprocess.SubprocessError(f"Exception occurred in preexec_fn{why}") from exception
+            cause = exception if isinstance(exception, BaseException) else None
+            raise subprocess.SubprocessError(f"Exception occurred in preexec_fn{why}") from cause
         if step < 0:
             context = self.context
             tried = format_step("clone3", int(context.flags), set_tid=context.tid, cgroup=context.cgroup)
-            raise CloneError(errno, step=tried)
+            raise CloneError(errno, step=tried if exception == "clone" else str(exception))
         name, filename = _STEPS[step], None
         if step in (_STEP_CHDIR, _STEP_EXEC):
             filename = cwd if step == _STEP_CHDIR else program

@@ -32,7 +32,7 @@ page = mmap.mmap(-1, 4096)
 block = mmap.mmap(-1, 16384)
 stack = ctypes.addressof(ctypes.c_char.from_buffer(block))
 VM_VFORK = 0x4100
-P_PID, P_PIDFD, WEXITED, WALL = 1, 3, 4, 0x40000000
+P_PID, P_PIDFD, WEXITED, WALL, WNOWAIT = 1, 3, 4, 0x40000000, 0x1000000
 
 def refused(function, *arguments):
     try:
@@ -95,7 +95,9 @@ def forks(function, *arguments):
     reap(pid)
 
 def plans():
-    one = core.Plan(256, 0, tids=(1, 2), stack_bytes=1 << 20, timeout_ns=5)
+    one = core.Plan(256, 0, tids=(1, 2), stack_bytes=1 << 20, timeout_ns=5, uid_map=b"0 0 1", uid_helper=(b"/x", b"0"))
+    refused(lambda: core.Plan(0, 0, gid_helper=()))
+    refused(lambda: core.Plan(0, 0, joins=((1, "x"),)))
     one.tids, one.flags, repr(one)
     refused(core.Plan, "x", 0)
 
@@ -109,6 +111,27 @@ def timers():
 
 HOOKS = (sysclone.Cancelled, sysclone._call._clone_failed, sysclone._call._ended, sysclone._call._absorb,
          sysclone._call._shield())
+
+HELD = core.Plan(0x10000100, 17, deny_setgroups=True)
+REFUSED = core.Plan(0x10000100, 17, uid_map=b"nonsense")
+
+def holds():
+    reading, writing = os.pipe()
+    try:
+        refused(core.hold, REFUSED, reading)
+        refused(core.hold, core.Plan(0x100, 17, joins=((0x40000000, null),)), reading)
+        pid, pidfd, stack = core.hold(HELD, reading)
+    finally:
+        os.close(reading), os.close(writing)
+    core.waitid(P_PIDFD, pidfd, WEXITED | WALL)
+    os.close(pidfd)
+
+def later():
+    pid = core.clone3(VM_VFORK, 0, 0, 0, 17, stack, 16384, 0, (), 0, 88, core.ENTRY_EXIT, 0)
+    pidfd = core.pidfd_open(pid, 0)
+    core.waitid(P_PIDFD, pidfd, WEXITED | WALL | WNOWAIT)
+    core.reap_later(pidfd)
+    core.reap_pending()
 
 def sends():
     core.pidfd_send_signal(mine, 0, 0)
@@ -126,10 +149,12 @@ LOOPS = {
     "futex_wait": "core.futex_wait(at, 4, 0); refused(core.futex_wait, at, 5, 0)",
     "futex_wake": "core.futex_wake(at, 1); refused(core.futex_wake, 1, 1)",
     "gettid": "core.gettid()",
+    "hold": "holds()",
     "hooks": "core.hooks(*HOOKS)",
     "kcmp": "core.kcmp(os.getpid(), os.getpid(), 1, 0, 0); refused(core.kcmp, -1, -1, 1, 0, 0)",
     "kill_self_after": "timers()",
     "light_call": "calls(bytes, 65536); calls(raises); calls(os._exit, 3); refused(core.light_call, light)",
+    "light_rearm": "core.light_rearm(); core.light_call(light, core.light_rearm)",
     "pidfd_getfd": "os.close(core.pidfd_getfd(mine, null, 0)); refused(core.pidfd_getfd, mine, 9999, 0)",
     "pidfd_info": "core.pidfd_info(mine, 7); refused(core.pidfd_info, null, 7)",
     "pidfd_open": "os.close(core.pidfd_open(os.getpid(), 0)); refused(core.pidfd_open, -1, 0)",
@@ -140,11 +165,14 @@ LOOPS = {
     "pool_info": "core.pool_info()",
     "probe_clone": "core.probe_clone(0x100); core.probe_clone(0x100 | 1 << 16)",
     "probe_clone3": "core.probe_clone3(0x100, 0); core.probe_clone3(0x1100, 17); core.probe_clone3(1 << 16, 0)",
+    "reap_later": "later()",
     "reap_pending": "core.reap_pending()",
     "setns": "refused(core.setns, names, 0x08000000); refused(core.setns, -1, 0)",
     "single_threaded": "core.single_threaded()",
     "spawn": "spawns(b'/bin/true'); spawns(b'/no/such'); spawns(b'/bin/true', raises); spawns(b'/bin/true', lambda: 0); "
     "spawns(b'/bin/true', None, [b'A=' + bytes(2000).replace(b'\\0', b'x')], b'/'); refused(spawns, b'/bin/true', None, 5)",
+    "syscall": "core.syscall('prctl', 3, 0, 0, 0, 0); refused(core.syscall, 'close', -1); refused(core.syscall, 'x'); "
+    "refused(core.syscall, 'capget', b'', 1.5); refused(core.syscall, 'capget', b'12345678', bytearray(24))",
     "timed_call": "core.timed_call(5.0, light, bytes, 65536)",
     "start": "starts(bytes, 65536); starts(raises); starts(os._exit, 3)",
     "unshare": "core.unshare(0x400); refused(core.unshare, 1 << 60)",

@@ -25,6 +25,7 @@ PUBLIC = {
     "Context",
     "Share",
     "Namespace",
+    "Namespaces",
     "Task",
     "Status",
     "explain",
@@ -43,6 +44,7 @@ PUBLIC = {
     "TaskTimeout",
     "ResultError",
     "Cancelled",
+    "Capabilities",
     "SyscloneWarning",
 }
 

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <signal.h>
 #include <stddef.h>
 
@@ -128,6 +129,14 @@ sc_exec(sc_child *c)
     return first;
 }
 
+static int
+sc_wait_until_ready(int *word)
+{
+    int ready;
+    while (!(ready = __atomic_load_n(word, __ATOMIC_SEQ_CST))) sc_raw6(SYS_futex, word, FUTEX_WAIT, 0, 0, 0, 0);
+    return ready;
+}
+
 #define SC_TRY(name, call)                \
     do {                                  \
         long answer_ = (call);            \
@@ -142,6 +151,7 @@ int
 sc_child_main(void *argument)
 {
     sc_child *c = argument;
+    if (c->ready && sc_wait_until_ready(c->ready) < 0) return 127;
     /* Handlers first: with signals open, the creator's would run here, in memory that is the creator's. */
     sc_reset_handlers(c);
     SC_TRY(SC_STEP_DUP, sc_move_stdio(c));

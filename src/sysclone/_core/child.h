@@ -32,6 +32,7 @@ typedef struct sc_child {
     const unsigned *groups;
     long group_count; /* -1: as they are */
     uint64_t mask;    /* to have at exec */
+    int *ready; /* NULL, or 0 while the child is to wait for its creator; then 1, or -errno */
     int (*setup)(void *), (*let_go)(void *);
     void *setup_argument;
     /* Out, in shared memory: 0 while nothing failed. */

@@ -30,6 +30,8 @@ enum sc_way { SC_FORK = 0, SC_FORK_THEN_CLONE = 1, SC_RAW = 2 };
 typedef struct {
     int gate; /* 0 shut, 1 open */
     int pid;  /* of the child made by an intermediate, or -errno */
+    int result[1]; /* _result.py's */
+    int refused;   /* 1 + the index of the namespace that could not be joined */
 } sc_page;
 
 static long
@@ -56,8 +58,11 @@ sc_clone_on_behalf(const sc_plan *plan, sc_page *page)
     sc_plan sibling = *plan;
     sibling.clone.flags |= CLONE_PARENT;
     sibling.clone.exit_signal = 0;
-    long pid = sc_clone_raw_copy(&sibling, 0, NULL);
+    int failed = -1;
+    long pid = sc_join_all(&plan->newborn, &failed);
+    if (pid == 0) pid = sc_clone_raw_copy(&sibling, 0, NULL);
     if (pid == 0) return;
+    page->refused = failed + 1;
     page->pid = (int)pid;
     sc_raw1(SYS_exit_group, 0);
 }
@@ -86,8 +91,18 @@ sc_wait_at_gate(sc_page *page)
         if (sc_raw6(SYS_futex, &page->gate, FUTEX_WAIT, 0, &patience, 0, 0) == -ETIMEDOUT) break;
 }
 
+/* A child that is still behind its gate: it has done nothing yet, and is ours by its number. */
+static void
+sc_give_up(long pid, int pidfd)
+{
+    sc_raw2(SYS_kill, pid, SIGKILL);
+    while (sc_raw4(SYS_wait4, pid, 0, __WALL, 0) == -EINTR) {
+    }
+    if (pidfd >= 0) sc_raw1(SYS_close, pidfd);
+}
+
 /* copied(plan, way, page) -> (pid, pidfd) in the creator, (0, -1) in the child. page is a writable buffer in memory that
-   stays shared, zeroed, of 8 bytes or more. The pidfd is the caller's; negative errno when there is none. */
+   stays shared, zeroed, of 16 bytes or more. The pidfd is the caller's; negative errno when there is none. */
 PyObject *
 sc_copied(PyObject *module, PyObject *args)
 {
@@ -104,18 +119,26 @@ sc_copied(PyObject *module, PyObject *args)
     long pid = way == SC_RAW ? sc_clone_raw_copy(plan, CLONE_PIDFD, &pidfd) : sc_fork(plan, (enum sc_way)way, page);
     if (pid == 0) {
         PyOS_AfterFork_Child();
-        if (way != SC_RAW) sc_wait_at_gate(page);
+        if (way != SC_RAW || plan->newborn.waits) sc_wait_at_gate(page);
         PyBuffer_Release(&buffer);
         return Py_BuildValue("ii", 0, -1);
     }
     if (pid > 0 && pidfd < 0) pidfd = (int)sc_raw2(SYS_pidfd_open, pid, 0);
     if (pid > 0 && pidfd < 0) {
-        /* The file table is full. Behind its gate the child has done nothing yet, and is ours by its number. */
-        sc_raw2(SYS_kill, pid, SIGKILL);
-        while (sc_raw4(SYS_wait4, pid, 0, __WALL, 0) == -EINTR) {
-        }
+        /* The file table is full. */
+        sc_give_up(pid, -1);
         pid = pidfd;
         step = "pidfd_open";
+    }
+    if (pid < 0 && page->refused) step = sc_join_step(plan->newborn.joins[page->refused - 1].kind);
+    if (pid > 0 && plan->newborn.waits) {
+        const char *refused_step = NULL;
+        long refused;
+        Py_BEGIN_ALLOW_THREADS
+        refused = sc_newborn_settle(&plan->newborn, pid, &refused_step);
+        if (refused < 0) sc_give_up(pid, pidfd);
+        Py_END_ALLOW_THREADS
+        if (refused < 0) pid = refused, step = refused_step;
     }
     __atomic_store_n(&page->gate, 1, __ATOMIC_RELEASE);
     sc_raw6(SYS_futex, &page->gate, FUTEX_WAKE, INT32_MAX, 0, 0, 0);

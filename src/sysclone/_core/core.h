@@ -42,6 +42,9 @@ sc_get_state(PyObject *module)
 /* --- errors.c */
 PyObject *sc_oserror(long minus_errno);
 
+/* --- proc.c */
+void sc_proc_path(char *path, long pid, const char *name);
+
 /* --- clone.c: which call, with which size of struct */
 typedef struct {
     uint64_t flags; /* without the exit signal */
@@ -94,10 +97,37 @@ bool sc_tstate_is_poked(PyThreadState *ts, PyObject *exception);
 PyObject *sc_tstate_dead_frames(const sc_tstate *saved);
 const char *sc_tstate_unsupported(void);
 
+/* --- newborn.c: what the creator does for a child that waits; join.c: namespaces that it is born in */
+typedef struct {
+    int kind; /* CLONE_NEW… */
+    int fd;   /* borrowed */
+} sc_join;
+
+typedef struct {
+    int join_count;
+    sc_join joins[8];
+    const char *uid_map, *gid_map, *offsets;  /* what is to be written, or NULL */
+    char **uid_helper, **gid_helper;          /* argv of newuidmap and newgidmap, with room for the pid at [1], or NULL */
+    bool deny_setgroups;
+    bool waits;      /* any of these: the child waits until they are done */
+    bool undumpable; /* the child will have other ids, or another user namespace: see sc_dumpable_hold */
+} sc_newborn;
+
+long sc_newborn_settle(const sc_newborn *newborn, long pid, const char **step);
+long sc_newborn_release(const sc_newborn *newborn, long pid, int *ready, bool hold, const char **step);
+void sc_dumpable_hold(void);
+void sc_dumpable_release(void);
+long sc_join_all(const sc_newborn *newborn, int *failed);
+const char *sc_join_step(int kind);
+long sc_clone_joined(sc_clone_request *request, const sc_newborn *newborn, sc_entry entry, void *argument,
+                     const char **step);
+
 /* --- plan.c: a compiled Context */
 typedef struct {
     PyObject_HEAD
     sc_clone_plan clone;
+    sc_newborn newborn;
+    PyObject *kept; /* owned: what newborn's texts stand in */
     uint64_t stack_bytes; /* 0: what the thread has */
     int64_t timeout_ns;   /* -1: none */
     bool clear_handlers;
@@ -137,6 +167,8 @@ typedef struct sc_light {
     int ending;      /* set before event_fd is read for the last time */
     int event_fd;    /* an eventfd to write to at the end, or -1 */
     int started;     /* 1 when clone has returned in the parked thread, or failed */
+    int ready;       /* 0 while the child is to wait for its creator; then 1, or -errno */
+    const char *failed_step; /* what was refused, where it is not the clone */
     /* What came of it. */
     long pid; /* or -errno */
     int pidfd, parent_tid;
@@ -163,6 +195,7 @@ PyObject *sc_raised(void);
 bool sc_light_has_room(const sc_plan *plan);
 uintptr_t sc_stack_low(void);
 
+PyObject *sc_light_rearm(PyObject *module, PyObject *unused);
 PyObject *sc_light_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 
 /* --- caught.c: the signals that a light process catches, and those of the program while its main thread is lent out */
@@ -199,6 +232,13 @@ void sc_pool_bury(pid_t group);
 void sc_reap_later(int pidfd);
 void sc_reap_ended(void);
 PyObject *sc_reap_pending(PyObject *module, PyObject *unused);
+PyObject *sc_reap_later_py(PyObject *module, PyObject *args);
+
+/* --- hold.c: a task that is only there */
+PyObject *sc_hold(PyObject *module, PyObject *args);
+
+/* --- syscall.c: short system calls with the GIL kept, for set-up in a child */
+PyObject *sc_syscall(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 
 /* --- copied.c: memory copied */
 PyObject *sc_copied(PyObject *module, PyObject *args);

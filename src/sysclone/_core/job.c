@@ -83,7 +83,8 @@ sc_start(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     while (!__atomic_load_n(&run->light.started, __ATOMIC_SEQ_CST)) sc_futex_sleep(&run->light.started, 0, NULL);
     if (ts) PyEval_RestoreThread(ts);
     if (run->light.pid < 0) {
-        sc_clone_failed(state, args[0], run->light.pid, "clone");
+        const char *step = run->light.failed_step;
+        sc_clone_failed(state, args[0], run->light.pid, step ? step : "clone");
         Py_DECREF(job);
         return NULL;
     }

@@ -154,6 +154,11 @@ sc_light_child(void *argument)
     } else {
         l->parent = (pid_t)sc_raw0(SYS_getppid);
     }
+    if (l->plan->newborn.waits) {
+        int ready;
+        while (!(ready = __atomic_load_n(&l->ready, __ATOMIC_SEQ_CST))) sc_raw6(SYS_futex, &l->ready, FUTEX_WAIT, 0, 0, 0, 0);
+        if (ready < 0) return 1;
+    }
     sc_caught_by = l;
     if (l->plan->clear_handlers) {
         if (!l->request.cleared_handlers) sc_signals_clear_handlers();
@@ -271,7 +276,23 @@ sc_light_run(sc_light *l)
         .stack_bytes = top - low,
         .tls = plan->flags & CLONE_SETTLS ? sc_arch_thread_pointer() : 0,
     };
-    l->pid = sc_clone(&l->request, sc_light_child, l);
+    const sc_newborn *newborn = &l->plan->newborn;
+    bool held = newborn->undumpable && !newborn->waits;
+    if (held) sc_dumpable_hold();
+    l->pid = sc_clone_joined(&l->request, newborn, sc_light_child, l, &l->failed_step);
+    long refused = 0;
+    if (l->pid > 0 && newborn->waits) {
+        bool hold = newborn->undumpable && !held;
+        refused = sc_newborn_release(newborn, l->pid, &l->ready, hold, &l->failed_step);
+        held |= hold;
+    }
+    if (refused < 0) {
+        sc_park(l);
+        sc_light_reap(l, true);
+        if (l->pidfd >= 0) sc_raw1(SYS_close, l->pidfd);
+        l->pidfd = -1;
+        l->pid = refused;
+    }
     if (l->pid > 0 && l->want_pidfd && l->own_group && !l->request.has_pidfd)
         l->pidfd = (int)sc_raw2(SYS_pidfd_open, l->pid, 0);
     __atomic_store_n(&l->started, 1, __ATOMIC_SEQ_CST);
@@ -282,6 +303,7 @@ sc_light_run(sc_light *l)
         /* The init of a pid namespace sets SIGCHLD to ignored at its end, in handlers that it shares with this process. */
         if (mixed) sigaction(SIGCHLD, &before, NULL);
     }
+    if (held) sc_dumpable_release();
     sc_caught_by = outer;
     sc_signals_set(&old);
 }
@@ -359,6 +381,20 @@ sc_clone_failed(sc_state *state, PyObject *plan, long minus_errno, const char *s
     return NULL;
 }
 
+/* light_rearm(): in a light process whose credentials have changed: the kernel has forgotten that it dies with its creator. */
+PyObject *
+sc_light_rearm(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    sc_light *l = sc_caught_by;
+    if (l && l->own_group && !(l->plan->clone.flags & CLONE_PARENT)) {
+        sc_raw5(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+        /* The creator may have died meanwhile. In a pid namespace of its own this cannot be seen: 0. */
+        if (sc_raw0(SYS_getppid) != l->parent) sc_signals_die(SIGKILL);
+    }
+    Py_RETURN_NONE;
+}
+
 /* light_call(plan, fn, *args, **kwargs) -> what fn returns; raises what it raises. */
 PyObject *
 sc_light_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -394,7 +430,7 @@ sc_light_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObjec
     sc_light_run(&l);
     if (l.pid < 0) {
         sc_tstate_drop_loop(&l.saved);
-        return sc_clone_failed(state, args[0], l.pid, "clone");
+        return sc_clone_failed(state, args[0], l.pid, l.failed_step ? l.failed_step : "clone");
     }
     if (!sc_tstate_attached(l.ts)) PyEval_RestoreThread(l.ts);
     if (l.end == SC_DIED || l.pokes || l.threads_left) sc_light_settle(&l, state->absorb);

@@ -67,3 +67,14 @@ sc_reap_pending(PyObject *module, PyObject *unused)
     sc_reap_ended();
     return PyLong_FromSize_t(sc_pending_count);
 }
+
+/* reap_later(pidfd): a child that will end some time, and is reaped at a later call. Takes the pidfd. */
+PyObject *
+sc_reap_later_py(PyObject *module, PyObject *args)
+{
+    (void)module;
+    int pidfd;
+    if (!PyArg_ParseTuple(args, "i:reap_later", &pidfd)) return NULL;
+    sc_reap_later(pidfd);
+    Py_RETURN_NONE;
+}

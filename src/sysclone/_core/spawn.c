@@ -30,8 +30,9 @@ typedef struct {
     sc_tstate saved;
     PyObject *exception;
     bool let_go;
-    int attention, pidfd;
+    int attention, pidfd, ready;
     long pid;
+    const char *failed_step; /* what was refused before there was a program to run, where it is not the clone */
 } sc_spawning;
 
 static char **
@@ -116,8 +117,10 @@ sc_spawn_clone(sc_spawning *s)
         top = low + least;
     }
     /* The child's credentials make the memory undumpable, which is the creator's too. */
-    bool changes_ids = s->child.uid >= 0 || s->child.gid >= 0 || s->child.group_count >= 0;
-    long dumpable = changes_ids ? sc_raw5(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0) : 0;
+    const sc_newborn *newborn = &s->plan->newborn;
+    bool changes_ids = s->child.uid >= 0 || s->child.gid >= 0 || s->child.group_count >= 0 || newborn->undumpable;
+    bool held = changes_ids && !newborn->waits;
+    if (held) sc_dumpable_hold();
     sc_clone_request request = {
         .plan = &s->plan->clone,
         .more_flags = CLONE_VM | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
@@ -127,23 +130,31 @@ sc_spawn_clone(sc_spawning *s)
         .stack_bytes = top - low,
     };
     s->child.reset_handlers = true;
-    s->pid = sc_clone(&request, sc_child_main, &s->child);
+    if (newborn->waits) s->child.ready = &s->ready;
+    s->pid = sc_clone_joined(&request, newborn, sc_child_main, &s->child, &s->failed_step);
+    long refused = 0;
+    if (s->pid > 0 && newborn->waits) {
+        bool hold = changes_ids && !held;
+        refused = sc_newborn_release(newborn, s->pid, &s->ready, hold, &s->failed_step);
+        held |= hold;
+    }
     if (s->pid > 0) {
         int word;
         while ((word = __atomic_load_n(&s->attention, __ATOMIC_ACQUIRE)))
             sc_raw6(SYS_futex, &s->attention, FUTEX_WAIT, word, 0, 0, 0);
         if (s->pidfd < 0) s->pidfd = (int)sc_raw2(SYS_pidfd_open, s->pid, 0);
         /* It ended inside its set-up without a word: killed, or os._exit. */
-        if (s->setup && !s->let_go && !s->child.step) s->child.step = SC_STEP_SETUP;
-        if (s->child.step) {
+        if (s->setup && !s->let_go && !s->child.step && !refused) s->child.step = SC_STEP_SETUP;
+        if (s->child.step || refused) {
             int status;
             while (sc_raw4(SYS_wait4, s->pid, &status, __WALL, 0) == -EINTR) {
             }
             if (s->pidfd >= 0) sc_raw1(SYS_close, s->pidfd);
             s->pidfd = -1;
+            if (refused) s->pid = refused;
         }
     }
-    if (dumpable == 1) sc_raw5(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
+    if (held) sc_dumpable_release();
     if (own != MAP_FAILED) munmap(own, least);
     sc_signals_set(&old);
 }
@@ -167,7 +178,7 @@ sc_spawn_run(sc_spawning *s)
 /* spawn(plan, paths, argv, envp or None, cwd or None, (fd0, fd1, fd2), keep, close_others, restore_ignored, setsid, pgid,
          gid, groups or None, uid, umask, setup or None)
    -> (pid, pidfd, step, errno, path index, exception or None): step is 0 when the program runs; pid is 0 when no child
-   was made. The pidfd is the caller's, negative when there is none. */
+   was made, and then the last is the name of what was refused. The pidfd is the caller's, negative when there is none. */
 PyObject *
 sc_spawn(PyObject *module, PyObject *args)
 {
@@ -215,7 +226,7 @@ sc_spawn(PyObject *module, PyObject *args)
         c->setup_argument = &s;
     }
     sc_spawn_run(&s);
-    if (s.pid < 0) answer = Py_BuildValue("iiiiiO", 0, -1, -1, (int)-s.pid, 0, Py_None);
+    if (s.pid < 0) answer = Py_BuildValue("iiiiis", 0, -1, -1, (int)-s.pid, 0, s.failed_step ? s.failed_step : "clone");
     else
         answer = Py_BuildValue("liiiiO", s.pid, s.pidfd, c->step, c->error, c->path_index,
                                s.exception ? s.exception : Py_None);

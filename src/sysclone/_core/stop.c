@@ -30,14 +30,8 @@
 static long
 sc_read_proc(long pid, const char *name, char *text, size_t room)
 {
-    char path[64] = "/proc/", digits[24];
-    size_t at = 6, n = 0;
-    if (!pid) digits[n++] = 'f', digits[n++] = 'l', digits[n++] = 'e', digits[n++] = 's';
-    for (; pid; pid /= 10) digits[n++] = (char)('0' + pid % 10);
-    while (n) path[at++] = digits[--n];
-    path[at++] = '/';
-    while (*name && at < sizeof path - 1) path[at++] = *name++;
-    path[at] = 0;
+    char path[64];
+    sc_proc_path(path, pid, name);
     long fd = sc_raw4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
     if (fd < 0) return fd;
     long length = sc_raw3(SYS_read, fd, text, room - 1);
