@@ -32,11 +32,15 @@ if TYPE_CHECKING:
     from ._explain import explain as explain
     from ._flags import Namespace as Namespace
     from ._flags import Share as Share
+    from ._memory import result_buffer as result_buffer
     from ._namespaces import Namespaces as Namespaces
     from ._popen import Popen as Popen
     from ._popen import run as run
+    from ._progress import Progress as Progress
+    from ._progress import progress as progress
     from ._status import Status as Status
     from ._task import Task as Task
+    from ._transport import Descriptor as Descriptor
     from ._wait_many import wait_all as wait_all
     from ._wait_many import wait_any as wait_any
 
@@ -63,6 +67,10 @@ _LATE = {
     "TaskTimeout": "_errors",
     "Unsupported": "_errors",
     "call": "_api",
+    "Descriptor": "_transport",
+    "Progress": "_progress",
+    "progress": "_progress",
+    "result_buffer": "_memory",
     "explain": "_explain",
     "lowlevel": "lowlevel",
     "run": "_popen",
@@ -77,10 +85,12 @@ __all__ = [
     "CloneError",
     "Context",
     "ContextError",
+    "Descriptor",
     "Explanation",
     "Namespace",
     "Namespaces",
     "Popen",
+    "Progress",
     "ResultError",
     "Share",
     "Status",
@@ -97,6 +107,8 @@ __all__ = [
     "call",
     "explain",
     "lowlevel",
+    "progress",
+    "result_buffer",
     "run",
     "start",
     "wait_all",

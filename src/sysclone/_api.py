@@ -52,6 +52,10 @@ class Context(Description):
         capabilities: Capabilities, or the names of those to have and no others; see Capabilities.only.
         securebits: 0 to 0xFF (prctl(2), PR_SET_SECUREBITS; needs CAP_SETPCAP).
         no_new_privs: no exec may give privilege any more (PR_SET_NO_NEW_PRIVS, Linux 3.5).
+        memory_exclude: buffers whose whole pages a copied process is to go without: a large one then costs the copy
+            nothing, and touching it there is a SIGSEGV (MADV_DONTFORK, undone in the caller after the clone).
+        memory_wipe: buffers that a copied process is to find zeroed: private anonymous memory alone (MADV_WIPEONFORK,
+            Linux 4.14).
 
     Raises:
         ContextError: the kernel would refuse the combination, or a value is out of range; `field` names it.

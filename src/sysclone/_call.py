@@ -19,6 +19,7 @@ from ._errors import Cancelled, CloneError, ContextError, SyscloneWarning, TaskT
 from ._flags import Share, format_step
 from ._idmap import plan_of
 from ._light_task import STOP_CANCEL, LightTask
+from ._progress import begin_in
 from ._result import RAISED, UNPICKLABLE, ResultPage
 from ._status import Status
 from ._steps import prepared, steps_of
@@ -319,30 +320,35 @@ def start_copied(
     began = time.monotonic()
     way = _way(context)
     _flush()
+    ranges = context.ranges()
     page = ResultPage()
     try:
         if context.cgroup is None:
-            pid, pidfd = _copy(context, way, page, -1)
+            pid, pidfd = _copy(context, way, page, -1, ranges)
             enter = None
         else:
             with CgroupDirectory(context.cgroup) as cgroup:
                 born = cgroup.can_be_born_in and context.call_name == "clone3"
-                pid, pidfd = _copy(context, way, page, cgroup.fd if born else -1)
+                pid, pidfd = _copy(context, way, page, cgroup.fd if born else -1, ranges)
                 enter = None if born or pid else cgroup.enter
                 if pid == 0:
                     _child_main(context, fn, args, kwargs, page, enter)
         if pid == 0:
             _child_main(context, fn, args, kwargs, page, enter)
+        if Share.FILES not in context.share:
+            page.close_theirs()
     except BaseException:
         page.close()
         raise
     return CopiedTask(pid, pidfd, page, what, context.parent == "caller", context.timeout, began)
 
 
-def _copy(context: Description, way: int, page: ResultPage, cgroup: int) -> tuple[int, int]:
+def _copy(
+    context: Description, way: int, page: ResultPage, cgroup: int, ranges: tuple[tuple[int, ...], ...]
+) -> tuple[int, int]:
     plan = plan_of(context, "copied", cgroup=cgroup)
     try:
-        return _core.copied(plan, way, page.map)
+        return _core.copied(plan, way, page.map, ranges)
     except OSError as e:
         step = e.filename or ("fork()" if way == _FORK else clone_step(plan))
         raise CloneError(e.errno or 0, step=step) from None
@@ -358,6 +364,7 @@ def _child_main(
 ) -> None:
     code = 1
     try:
+        begin_in(page)
         if context.timeout is not None:
             _core.kill_self_after(int(context.timeout * 1e9))
         code = _run_and_report(fn, args, kwargs, page, enter)

@@ -15,7 +15,7 @@ from ._flags import Clone, Namespace, Share, broken_rules, format_flags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from typing import Any, Final, Protocol, Self
 
     from ._capabilities import Capabilities
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 # glibc's line for pthread_create: what makes a task a thread that libc can wait for.
 _THREAD_BOOKKEEPING: Final = Clone.SETTLS | Clone.PARENT_SETTID | Clone.CHILD_CLEARTID
+
+# madvise(2): MADV_DONTFORK and MADV_DOFORK, MADV_WIPEONFORK and MADV_KEEPONFORK.
+_EXCLUDE: Final = (10, 11)
+_WIPE: Final = (18, 19)
 
 # What `_idmap.Maps` has for the C core.
 MAP_FIELDS: Final = ("deny_setgroups", "gid_helper", "gid_map", "uid_helper", "uid_map")
@@ -58,6 +62,8 @@ FIELDS: Final[Mapping[str, tuple[Any, Callable[[Any, str], Any]]]] = {
     "capabilities": (None, check.capabilities),
     "securebits": (None, check.whole(0, 0xFF)),
     "no_new_privs": (False, check.switch),
+    "memory_exclude": ((), check.buffers),
+    "memory_wipe": ((), check.buffers),
 }
 
 _FIELD_OF_FLAG: Final[Mapping[int, str]] = {
@@ -100,6 +106,8 @@ class Description:
     capabilities: Capabilities | None
     securebits: int | None
     no_new_privs: bool
+    memory_exclude: tuple[check.Buffer, ...]
+    memory_wipe: tuple[check.Buffer, ...]
     _kept: dict[object, Any]
 
     def __init__(
@@ -127,6 +135,8 @@ class Description:
         capabilities: Capabilities | Collection[str] | None = None,
         securebits: int | None = None,
         no_new_privs: bool = False,
+        memory_exclude: Iterable[Any] = (),
+        memory_wipe: Iterable[Any] = (),
     ) -> None:
         given = locals()
         for name, (_default, as_it_must_be) in FIELDS.items():
@@ -282,6 +292,15 @@ class Description:
                 "suspend_caller without share=VM: every Python thread would wait with the caller, who holds the GIL",
                 field="suspend_caller",
             )
+
+        for name in ("memory_exclude", "memory_wipe"):
+            if kind != "copied" and getattr(self, name):
+                raise ContextError(f"{name} for a {kind} process: no memory is copied for one", field=name)
+
+    def ranges(self) -> tuple[tuple[int, ...], ...]:
+        """What the C core is to leave out of a copy: address, length, the advice and what undoes it, for each buffer."""
+        excluded = tuple((*one.pages(), *_EXCLUDE) for one in self.memory_exclude)
+        return excluded + tuple((*one.pages(), *_WIPE) for one in self.memory_wipe)
 
     def _newborn(self, maps: object) -> dict[str, Any]:
         """What the creator does for the child: depends on fds, and on who the creator is now, so it is not kept."""

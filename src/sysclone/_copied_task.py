@@ -9,6 +9,7 @@ import time
 
 from . import _core
 from ._errors import TaskFailed, TaskTimeout
+from ._progress import Progress
 from ._status import Status
 from ._task import Task, failure
 from ._wait import P_PIDFD, WALL, reap, to_rusage, wait_readable
@@ -47,6 +48,8 @@ class CopiedTask(Task):
         self._usage: tuple[float, ...] | None = None
         self._ended_at: float | None = None
         self._outcome: tuple[Any, BaseException | None] | None = None
+        self._progress: Progress | None = None
+        self._owner = os.getpid()
 
     @property
     def pidfd(self) -> int:
@@ -115,6 +118,7 @@ class CopiedTask(Task):
         except BaseException as e:
             return None, e.with_traceback(None)
         finally:
+            self._look_at_progress()
             self._page.close()
             self._page = None
 
@@ -149,6 +153,18 @@ class CopiedTask(Task):
         _ = self.status
         return to_rusage(self._usage) if self._usage is not None else None
 
+    @property
+    def progress(self) -> Progress | None:
+        """How far the function said that it has come; of what it said before the Task was closed."""
+        with self._lock:
+            self._look_at_progress()
+        return self._progress
+
+    def _look_at_progress(self) -> None:
+        said = self._page.read_progress() if self._page is not None else None
+        if said is not None:
+            self._progress = Progress(*said)
+
     def close(self) -> None:
         """Let go of the pidfd and of the result, reaping the process if it has ended."""
         with self._lock:
@@ -168,6 +184,11 @@ class CopiedTask(Task):
 
     def __del__(self) -> None:
         if getattr(self, "_pidfd", -1) >= 0 and os is not None:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        # In a light process the number is another table's.
+        if os.getpid() == self._owner:
             self.close()
 
 

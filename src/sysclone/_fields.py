@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from . import _core
 from ._capabilities import Capabilities
 from ._errors import ContextError
 from ._flags import Namespace, Share
@@ -25,6 +26,7 @@ MOST_GROUPS: Final = 65536
 MAP_WORDS: Final = ("root", "current", "auto")
 # user_namespaces(7): Linux 4.15 takes 340 lines.
 MOST_MAP_LINES: Final = 340
+PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 def wrong(field: str, value: object, needed: str) -> ContextError:
@@ -170,3 +172,53 @@ def joined(value: object, field: str) -> Any:
 
 share = flag_of(Share)
 new = flag_of(Namespace)
+
+
+class Buffer:
+    """A stretch of this process's memory: compared by identity, since two equal buffers are two stretches.
+
+    Attributes:
+        object: whose memory it is, kept alive.
+    """
+
+    __slots__ = ("_field", "object")
+
+    object: Any
+
+    def __init__(self, object: Any, field: str) -> None:  # noqa: A002 (what it is)
+        self.object = object
+        self._field = field
+        self.pages()
+
+    def pages(self) -> tuple[int, int]:
+        """The whole pages in it: address and length. What shares a page with something else is not among them."""
+        try:
+            address, length = _core.address_of(self.object)
+        except (TypeError, BufferError, ValueError) as e:
+            problem = f"{self._field}: {type(self.object).__name__} is no contiguous buffer: {e}"
+            raise ContextError(problem, field=self._field) from None
+        low, high = -(-address // PAGE) * PAGE, (address + length) // PAGE * PAGE
+        if low >= high:
+            problem = f"{self._field}: a buffer of {length} bytes has no whole page of {PAGE} to leave out"
+            raise ContextError(problem, field=self._field)
+        return low, high - low
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Buffer) and other.object is self.object
+
+    def __hash__(self) -> int:
+        return id(self.object)
+
+    def __repr__(self) -> str:
+        return f"<{type(self.object).__name__} of {_core.address_of(self.object)[1]} bytes>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        problem = f"{self._field} names memory of this process: such a Context cannot be pickled"
+        raise ContextError(problem, field=self._field)
+
+
+def buffers(value: Any, field: str) -> tuple[Buffer, ...]:
+    """Buffers, each with a whole page at least."""
+    if isinstance(value, (bytes, bytearray, memoryview, str)) or not hasattr(value, "__iter__"):
+        raise ContextError(f"{field} needs a list of buffers, not one {type(value).__name__}", field=field)
+    return tuple(one if isinstance(one, Buffer) else Buffer(one, field) for one in value)

@@ -6,6 +6,7 @@ import signal as _signal
 
 from . import _core
 from ._errors import TaskTimeout
+from ._progress import forget, said_by
 from ._status import Status
 from ._task import STOP_PATIENCE, Task
 from ._wait import late_status, to_rusage
@@ -14,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import resource
     from typing import Any, Final
+
+    from ._progress import Progress
 
 STOP_CANCEL: Final = 1
 _STOP_TIMEOUT: Final = 2
@@ -128,6 +131,15 @@ class LightTask(Task):
         """What it used; None while it runs."""
         ended = self._job.ended()
         return to_rusage(ended[1]) if ended is not None and ended[1] is not None else None
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the function said that it has come."""
+        return said_by(self.pid)
+
+    def __del__(self) -> None:
+        if hasattr(self, "pid") and forget is not None:
+            forget(self.pid)
 
     def close(self) -> None:
         """Let go of the pidfd, or leave that to the end of a task that still runs."""

@@ -1,28 +1,48 @@
-"""The memory in which a copied process leaves its result: shared before the clone, read when it has ended.
+"""The memory in which a process leaves its result: shared from its birth, read when it has ended.
 
 Never a pipe: a pipe fills, and then the child waits for a reader that waits for the child.
 
-A page starts with the gate and the pid that the C core writes (copied.c), then the kind and the length of the result.
-Small results stand in the page; a larger one follows it in the same memfd, which grows to hold it.
+A page starts with the gate and the pid that the C core writes (copied.c), then what became of the function, and how far
+it has come. A small result stands in the page itself. A large one, and one with fds, is a letter (_transport): its fds lie
+in a socket, where they stay when the child is gone; one message and the few that follow it for many fds fit in any.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
+from _struct import Struct
 
+from . import _core
 from ._errors import CloneError, ResultError
+from ._memory import create, map_fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Final
 
+    from ._transport import Packed
+
 SIZE: Final = 65536
-_HEAD: Final = 32
+HEAD: Final = 512
 NOTHING: Final = 0
 VALUE: Final = 1
 RAISED: Final = 2
 UNPICKLABLE: Final = 3
+_LETTER: Final = 16  # beside the kind: the result is a letter
+
+# Words of 32 bits: 0, 1 and 3 are copied.c's; 2 is the kind; the claim is what a fresh process is begun under.
+_KIND: Final = 2
+CLAIM: Final = 14
+_LENGTH: Final = Struct("<QQ")  # at 16: the inline length, or the table's place and length
+_LENGTH_AT: Final = 16
+# A count that is odd while the rest is written, the length of the text, done, total (negative: unknown), the text.
+_PROGRESS: Final = Struct("<IIdd")
+_WORD: Final = Struct("<I")
+_SAID: Final = Struct("<Idd")  # all of _PROGRESS but the count
+_PROGRESS_AT: Final = 32
+_TEXT_AT: Final = 64
+_TEXT_ROOM: Final = HEAD - _TEXT_AT
 
 
 class RemoteTraceback(Exception):
@@ -33,101 +53,216 @@ class RemoteTraceback(Exception):
 
 
 class ResultPage:
-    """One child's result. The creator closes it; the child only writes."""
+    """One child's result. The creator closes it; the child only writes.
 
-    def __init__(self) -> None:
+    Args:
+        named: whether the page is a memfd, for a child that does not inherit it; `fd` is then its fd, to be sent.
+    """
+
+    def __init__(self, named: bool = False) -> None:
+        self.fd = -1
         try:
-            self._fd = os.memfd_create("sysclone", os.MFD_CLOEXEC)
+            self._ours, self.theirs = _core.socketpair()
         except OSError as e:
-            raise CloneError(e.errno or 0, step="memfd_create(sysclone)") from None
+            raise CloneError(e.errno or 0, step="socketpair(AF_UNIX)") from None
         try:
-            os.ftruncate(self._fd, SIZE)
-            self.map = mmap.mmap(self._fd, SIZE)
-        except OSError as e:
-            os.close(self._fd)
-            raise CloneError(e.errno or 0, step=f"mmap(memfd, {SIZE})") from None
+            if named:
+                self.fd = create("sysclone-page")
+                os.ftruncate(self.fd, SIZE)
+            self.map: _core.Mapping | None = map_fd(self.fd, SIZE, shared=True)
+        except BaseException:
+            self.map = None
+            self.close()
+            raise
+        self._view = self.map.view()
+
+    @classmethod
+    def arrived(cls, page: int, theirs: int) -> ResultPage:
+        """The child's end of a named page, from the fds that were sent, which it takes over."""
+        self = cls.__new__(cls)
+        self.fd = self._ours = -1
+        self.theirs = theirs
+        try:
+            self.map = map_fd(page, SIZE, shared=True)
+        finally:
+            os.close(page)
+        self._view = self.map.view()
+        return self
+
+    def close_theirs(self) -> None:
+        """In the creator, once the child has its own: let go of the fds that are the child's."""
+        for fd in (self.theirs, self.fd):
+            if fd >= 0:
+                os.close(fd)
+        self.theirs = self.fd = -1
 
     def close(self) -> None:
-        """Let go of the memory and the fd."""
-        if self._fd >= 0:
+        """Let go of the memory and the fds."""
+        self.close_theirs()
+        if self._ours >= 0:
+            os.close(self._ours)
+            self._ours = -1
+        if self.map is not None:
+            self._view.release()
             self.map.close()
-            os.close(self._fd)
-            self._fd = -1
+            self.map = None
 
     # --- the child's side
 
-    def write(self, kind: int, data: bytes) -> None:
-        """Leave the result. An OSError (the fd closed, memory gone) is left in its place as text."""
-        if len(data) > SIZE - _HEAD:
-            try:
-                at = SIZE
-                view = memoryview(data)
-                while view:
-                    done = os.pwrite(self._fd, view, at)
-                    at, view = at + done, view[done:]
-            except OSError as e:
-                kind, data = UNPICKLABLE, f"the result of {len(data)} bytes could not be handed over: {e}".encode()
-        if len(data) <= SIZE - _HEAD:
-            self.map[_HEAD : _HEAD + len(data)] = data
-        self.map[16:24] = len(data).to_bytes(8, "little")
-        self.map[8:12] = kind.to_bytes(4, "little")
-
-    def write_value(self, value: object) -> None:
-        """Pickle a value, or say why it cannot be."""
-        import pickle
+    def write_value(self, value: object, pickler: Callable[..., Any] | None = None) -> None:
+        """Hand a value over, or say why it cannot be."""
+        from ._transport import pack
 
         try:
-            data = pickle.dumps(value, protocol=5)
+            packed = pack(value, pickler)
         except Exception as e:
-            self.write(UNPICKLABLE, _why_unpicklable("return value", value, e).encode())
-        else:
-            self.write(VALUE, data)
+            from ._unpicklable import blame
 
-    def write_exception(self, exception: BaseException) -> None:
-        """Pickle an exception with its traceback as text; one that cannot be pickled is told of in words."""
+            self._write_words(blame("the return value", value, e, pickler) + _ADVICE)
+        else:
+            self._write(VALUE, packed)
+
+    def write_exception(self, exception: BaseException, pickler: Callable[..., Any] | None = None) -> None:
+        """Hand an exception over with its traceback as text; one that cannot be pickled is told of in words."""
         import pickle
         import traceback
 
+        from ._transport import pack
+
         text = "".join(traceback.format_exception(exception))
         try:
-            data = pickle.dumps((exception, text), protocol=5)
-            pickle.loads(data)
+            inner = _pickled_exception(exception, pickler)
+            # A failing copy is better told of here, with the traceback, than found out there.
+            pickle.loads(inner)
         except Exception as e:
-            words = _why_unpicklable("exception", exception, e)
-            self.write(UNPICKLABLE, f"{words}\n\n{text}".encode())
+            from ._unpicklable import blame
+
+            self._write_words(f"{blame('the exception', exception, e, pickler)}{_ADVICE}\n\n{text}")
         else:
-            self.write(RAISED, data)
+            self._write(RAISED, pack((text, inner)))
+
+    def _write_words(self, words: str) -> None:
+        from ._transport import pack
+
+        self._write(UNPICKLABLE, pack(words))
+
+    def _write(self, kind: int, packed: Packed) -> None:
+        if packed.is_small and packed.length <= SIZE - HEAD:
+            self._view[HEAD : HEAD + packed.length] = packed.inline()
+            _LENGTH.pack_into(self._view, _LENGTH_AT, packed.length, 0)
+        else:
+            try:
+                table_at, table_length = self._send(packed)
+            except OSError as e:
+                self._write_words(f"the result of {packed.total} bytes could not be handed over: {e}")
+                return
+            finally:
+                packed.close()
+            _LENGTH.pack_into(self._view, _LENGTH_AT, table_at, table_length)
+            kind |= _LETTER
+        _WORD.pack_into(self._view, 4 * _KIND, kind)
+
+    def _send(self, packed: Packed) -> tuple[int, int]:
+        from ._transport import send_fds, write_letter
+
+        memfd, table_at, table_length = write_letter(packed)
+        try:
+            send_fds(self.theirs, [memfd, *packed.fds])
+        finally:
+            os.close(memfd)
+        return table_at, table_length
+
+    def write_progress(self, done: float, total: float | None, text: str) -> None:
+        """Say how far the function has come."""
+        data = text.encode()[:_TEXT_ROOM]
+        count = _PROGRESS.unpack_from(self._view, _PROGRESS_AT)[0] | 1
+        _WORD.pack_into(self._view, _PROGRESS_AT, count)
+        self._view[_TEXT_AT : _TEXT_AT + len(data)] = data
+        _SAID.pack_into(self._view, _PROGRESS_AT + 4, len(data), done, -1.0 if total is None else total)
+        _WORD.pack_into(self._view, _PROGRESS_AT, (count + 1) & 0xFFFFFFFF)
 
     # --- the creator's side
 
+    def read_progress(self) -> tuple[float, float | None, str] | None:
+        """What was said last: how much is done, of how much, and a text; None before the first time."""
+        for _ in range(1000):
+            count, length, done, total = _PROGRESS.unpack_from(self._view, _PROGRESS_AT)
+            text = bytes(self._view[_TEXT_AT : _TEXT_AT + min(length, _TEXT_ROOM)])
+            if count & 1 == 0 and _PROGRESS.unpack_from(self._view, _PROGRESS_AT)[0] == count:
+                return (done, None if total < 0 else total, text.decode(errors="ignore")) if count else None
+        return None
+
+    def word(self, index: int) -> int:
+        """One of the words at the page's head."""
+        return int.from_bytes(self._view[4 * index : 4 * index + 4], "little")
+
     def kind(self) -> int:
         """Which kind of result stands there."""
-        return int.from_bytes(self.map[8:12], "little")
+        return self.word(_KIND) & ~_LETTER
 
     def read(self) -> Any:
-        """The value; raises the exception that stands there, or ResultError."""
+        """The value; raises the exception that stands there, or ResultError. To be called once."""
         import pickle
 
-        kind, length = self.kind(), int.from_bytes(self.map[16:24], "little")
-        data = self.map[_HEAD : _HEAD + length] if length <= SIZE - _HEAD else self._read_large(length)
-        if kind == UNPICKLABLE:
-            raise ResultError(bytes(data).decode())
+        kind = self.kind()
         try:
-            answer = pickle.loads(data)
+            answer = self._open()
         except Exception as e:
             raise ResultError(f"the result came but cannot be unpickled here: {type(e).__name__}: {e}") from e
         if kind == VALUE:
             return answer
-        exception, text = answer
+        if kind == UNPICKLABLE:
+            raise ResultError(answer)
+        text, inner = answer
+        try:
+            exception = pickle.loads(inner)
+        except Exception as e:
+            problem = f"an exception came but cannot be unpickled here: {type(e).__name__}: {e}\n\n{text}"
+            raise ResultError(problem) from RemoteTraceback(text)
         exception.__cause__ = RemoteTraceback(text)
         raise exception
 
-    def _read_large(self, length: int) -> memoryview:
-        return memoryview(mmap.mmap(self._fd, length, prot=mmap.PROT_READ, offset=SIZE))
+    def _open(self) -> Any:
+        from ._transport import read_letter, receive_fds, unpickle
+
+        first, second = _LENGTH.unpack_from(self._view, _LENGTH_AT)
+        if not self.word(_KIND) & _LETTER:
+            # A copy: what it is read from is unmapped as soon as it is read.
+            return unpickle(bytes(self._view[HEAD : HEAD + first]), ())
+        _, fds = receive_fds(self._ours)
+        try:
+            missing = _letter_fds(fds, first, second) - len(fds)
+            while missing > 0:
+                more = receive_fds(self._ours)[1]
+                fds += more
+                missing -= len(more)
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
+        return read_letter(fds, first, second)
 
 
-def _why_unpicklable(what: str, value: object, error: Exception) -> str:
-    return (
-        f"the {what}, of type {type(value).__module__}.{type(value).__qualname__}, cannot be pickled: "
-        f"{type(error).__name__}: {error}. A copied process hands its result back by pickle; a light process (Share.VM) does not."
-    )
+def _letter_fds(fds: list[int], table_at: int, table_length: int) -> int:
+    """How many fds belong to a letter, by its own table."""
+    import pickle
+
+    count: int = pickle.loads(os.pread(fds[0], table_length, table_at))[2]
+    return count + 1
+
+
+def _pickled_exception(exception: BaseException, pickler: Callable[..., Any] | None) -> bytes:
+    import pickle
+
+    from ._transport import pack
+
+    packed = pack(exception, pickler, out_of_band=False)
+    if packed.fds:
+        packed.close()
+        raise pickle.PicklingError("an exception cannot hold an fd across processes")
+    return packed.inline()
+
+
+_ADVICE: Final = (
+    ". A process with a memory of its own hands its result back by pickle; a light one (Share.VM) does not."
+)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Final, Self
 
+    from ._progress import Progress
     from ._status import Status
 
 # How long result(cancel=True) waits for a function that cannot be stopped at this moment, before it says so.
@@ -101,6 +102,11 @@ class Task:
     @property
     def rusage(self) -> resource.struct_rusage | None:
         """What it used, as of getrusage(2): None while it runs and where the kernel did not tell."""
+        raise NotImplementedError
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the function said that it has come, by `sysclone.progress`; None before it said anything."""
         raise NotImplementedError
 
     def send_signal(self, sig: int) -> None:

@@ -30,6 +30,10 @@ names = os.open("/proc/self/ns/uts", os.O_RDONLY)
 null = os.open("/dev/null", os.O_RDONLY)
 page = mmap.mmap(-1, 4096)
 block = mmap.mmap(-1, 16384)
+names_of_memory = os.memfd_create("leaks")
+os.ftruncate(names_of_memory, 65536)
+spare = mmap.mmap(-1, 8192)
+where = ctypes.addressof(ctypes.c_char.from_buffer(spare))
 stack = ctypes.addressof(ctypes.c_char.from_buffer(block))
 VM_VFORK = 0x4100
 P_PID, P_PIDFD, WEXITED, WALL, WNOWAIT = 1, 3, 4, 0x40000000, 0x1000000
@@ -37,7 +41,7 @@ P_PID, P_PIDFD, WEXITED, WALL, WNOWAIT = 1, 3, 4, 0x40000000, 0x1000000
 def refused(function, *arguments):
     try:
         function(*arguments)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, BufferError):
         return
     raise SystemExit(f"{function} was not refused")
 
@@ -68,9 +72,9 @@ def calls(*function):
     except (KeyError, sysclone.SyscloneError):
         pass
 
-def copies(way):
+def copies(way, ranges=()):
     page[:] = bytes(4096)
-    pid, pidfd = core.copied(copied, way, page)
+    pid, pidfd = core.copied(copied, way, page, ranges)
     if pid == 0:
         os._exit(0)
     core.waitid(P_PIDFD, pidfd, WEXITED | WALL)
@@ -100,6 +104,17 @@ def plans():
     refused(lambda: core.Plan(0, 0, joins=((1, "x"),)))
     one.tids, one.flags, repr(one)
     refused(core.Plan, "x", 0)
+
+def maps():
+    one = core.Mapping(-1, 65536, shared=True)
+    view = one.view()[5:]
+    view[:5] = b"hello"
+    refused(one.close)
+    view.release()
+    one.close()
+    memoryview(core.Mapping(names_of_memory, 65536))[0]
+    refused(core.Mapping, -1, 0)
+    refused(core.Mapping, null, 4096)
 
 def timers():
     pid = os.fork()
@@ -141,11 +156,16 @@ def sends():
 LOOPS = {
     "ENTRY_EXIT": "clones3()",
     "Job": "starts(int)",
+    "Mapping": "maps()",
     "Plan": "plans()",
+    "address_of": "core.address_of(block); refused(core.address_of, 5)",
     "clone": "reap(core.clone(VM_VFORK | 17, stack + 16384, 0, 0, 0, core.ENTRY_EXIT, 0)); "
     "refused(core.clone, 1 << 16, 0, 0, 0, 0, 0, 0); forks(core.clone, 17, 0, 0, 0, 0, 0, 0)",
     "clone3": "clones3(); refused(clones3, 63); forks(core.clone3, 0, 0, 0, 0, 17, 0, 0, 0, (), 0, 88, 0, 0)",
-    "copied": "copies(0); copies(1); copies(2); refused(core.copied, copied, 0, b'read only')",
+    "copied": "copies(0); copies(1); copies(2); refused(core.copied, copied, 0, b'read only'); "
+    "copies(0, ((where, 4096, 10, 11),)); "
+    "refused(core.copied, copied, 0, page, ((1, 1, 10, 11),)); refused(core.copied, copied, 0, page, (5,))",
+    "exchange": "core.exchange(block, 0, 1, 1); refused(core.exchange, block, 1 << 20, 0, 0)",
     "futex_wait": "core.futex_wait(at, 4, 0); refused(core.futex_wait, at, 5, 0)",
     "futex_wake": "core.futex_wake(at, 1); refused(core.futex_wake, 1, 1)",
     "gettid": "core.gettid()",
@@ -167,6 +187,7 @@ LOOPS = {
     "probe_clone3": "core.probe_clone3(0x100, 0); core.probe_clone3(0x1100, 17); core.probe_clone3(1 << 16, 0)",
     "reap_later": "later()",
     "reap_pending": "core.reap_pending()",
+    "socketpair": "[os.close(fd) for fd in core.socketpair()]",
     "setns": "refused(core.setns, names, 0x08000000); refused(core.setns, -1, 0)",
     "single_threaded": "core.single_threaded()",
     "spawn": "spawns(b'/bin/true'); spawns(b'/no/such'); spawns(b'/bin/true', raises); spawns(b'/bin/true', lambda: 0); "

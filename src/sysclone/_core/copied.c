@@ -101,22 +101,34 @@ sc_give_up(long pid, int pidfd)
     if (pidfd >= 0) sc_raw1(SYS_close, pidfd);
 }
 
-/* copied(plan, way, page) -> (pid, pidfd) in the creator, (0, -1) in the child. page is a writable buffer in memory that
-   stays shared, zeroed, of 16 bytes or more. The pidfd is the caller's; negative errno when there is none. */
+/* copied(plan, way, page, ranges=()) -> (pid, pidfd) in the creator, (0, -1) in the child. page is a writable buffer in
+   memory that stays shared, zeroed, of 16 bytes or more; ranges are left out of the copy (mapping.c). The pidfd is the
+   caller's; negative errno when there is none. */
 PyObject *
 sc_copied(PyObject *module, PyObject *args)
 {
     sc_state *state = sc_get_state(module);
     PyObject *plan_object;
+    PyObject *ranges = NULL;
     int way;
     Py_buffer buffer;
-    if (!PyArg_ParseTuple(args, "O!iw*:copied", state->plan_type, &plan_object, &way, &buffer)) return NULL;
+    if (!PyArg_ParseTuple(args, "O!iw*|O!:copied", state->plan_type, &plan_object, &way, &buffer, &PyTuple_Type, &ranges))
+        return NULL;
+    if (ranges && !sc_ranges_check(ranges)) {
+        PyBuffer_Release(&buffer);
+        return NULL;
+    }
     const sc_plan *plan = (sc_plan *)plan_object;
     sc_page *page = buffer.buf;
     int pidfd = -1;
     const char *step = "";
     PyOS_BeforeFork();
-    long pid = way == SC_RAW ? sc_clone_raw_copy(plan, CLONE_PIDFD, &pidfd) : sc_fork(plan, (enum sc_way)way, page);
+    long pid = ranges ? sc_ranges_leave_out(ranges) : 0;
+    if (pid < 0) step = "madvise";
+    else {
+        pid = way == SC_RAW ? sc_clone_raw_copy(plan, CLONE_PIDFD, &pidfd) : sc_fork(plan, (enum sc_way)way, page);
+        if (pid && ranges) sc_ranges_take_back(ranges);
+    }
     if (pid == 0) {
         PyOS_AfterFork_Child();
         if (way != SC_RAW || plan->newborn.waits) sc_wait_at_gate(page);

@@ -29,6 +29,7 @@ typedef struct {
     void (*python_handler)(int); /* CPython's own, as far as it could be seen; NULL if not */
     PyTypeObject *plan_type;
     PyTypeObject *job_type;
+    PyTypeObject *mapping_type;
 } sc_state;
 
 extern struct PyModuleDef sc_module;
@@ -244,6 +245,15 @@ PyObject *sc_syscall(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *sc_copied(PyObject *module, PyObject *args);
 PyObject *sc_kill_self_after(PyObject *module, PyObject *args);
 PyObject *sc_single_threaded(PyObject *module, PyObject *unused);
+
+/* --- mapping.c: shared memory, and what fork leaves out */
+extern PyType_Spec sc_mapping_spec;
+PyObject *sc_address_of(PyObject *module, PyObject *object);
+PyObject *sc_exchange(PyObject *module, PyObject *args);
+PyObject *sc_socketpair(PyObject *module, PyObject *unused);
+long sc_ranges_leave_out(PyObject *ranges);
+void sc_ranges_take_back(PyObject *ranges);
+bool sc_ranges_check(PyObject *ranges);
 
 /* --- spawn.c: programs */
 PyObject *sc_spawn(PyObject *module, PyObject *args);

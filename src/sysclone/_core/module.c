@@ -48,7 +48,10 @@ static PyMethodDef sc_methods[] = {
     {"reap_pending", sc_reap_pending, METH_NOARGS, "How many light processes live on in threads of theirs."},
     {"reap_later", sc_reap_later_py, METH_VARARGS, "reap_later(pidfd): takes it, and reaps the child at a later call."},
     {"hold", sc_hold, METH_VARARGS, "hold(plan, fd) -> (pid, pidfd, stack): a task that is there until the pipe is closed."},
-    {"copied", sc_copied, METH_VARARGS, "copied(plan, way, page) -> (pid, pidfd), (0, -1) in the child"},
+    {"copied", sc_copied, METH_VARARGS, "copied(plan, way, page, ranges=()) -> (pid, pidfd), (0, -1) in the child"},
+    {"address_of", sc_address_of, METH_O, "address_of(buffer) -> (address, length)"},
+    {"socketpair", sc_socketpair, METH_NOARGS, "socketpair(2), AF_UNIX, SOCK_SEQPACKET"},
+    {"exchange", sc_exchange, METH_VARARGS, "exchange(buffer, index, expected, desired) -> the word that stood there"},
     {"kill_self_after", sc_kill_self_after, METH_VARARGS, "kill_self_after(nanoseconds)"},
     {"single_threaded", sc_single_threaded, METH_NOARGS, "Whether this process has one thread and shares its memory with nobody."},
     {"spawn", sc_spawn, METH_VARARGS, "spawn(...) -> (pid, pidfd, step, errno, path index, exception)"},
@@ -78,6 +81,8 @@ sc_exec_module(PyObject *module)
     if (!state->plan_type || PyModule_AddType(module, state->plan_type) < 0) return -1;
     state->job_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &sc_job_spec, NULL);
     if (!state->job_type || PyModule_AddType(module, state->job_type) < 0) return -1;
+    state->mapping_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &sc_mapping_spec, NULL);
+    if (!state->mapping_type || PyModule_AddType(module, state->mapping_type) < 0) return -1;
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
         PyErr_SetString(PyExc_ImportError, "sysclone works in the main interpreter alone");
         return -1;
@@ -103,6 +108,7 @@ sc_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->shield);
     Py_VISIT(state->plan_type);
     Py_VISIT(state->job_type);
+    Py_VISIT(state->mapping_type);
     return 0;
 }
 
@@ -117,6 +123,7 @@ sc_clear(PyObject *module)
     Py_CLEAR(state->shield);
     Py_CLEAR(state->plan_type);
     Py_CLEAR(state->job_type);
+    Py_CLEAR(state->mapping_type);
     return 0;
 }
 
