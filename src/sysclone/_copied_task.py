@@ -71,7 +71,7 @@ class CopiedTask(Task):
             if timeout is None or timeout >= left:
                 if wait_readable(self._pidfd, left):
                     return True
-                self.kill_now()
+                self.kill_unsafely()
                 timeout = None if timeout is None else max(timeout - left, 1.0)
         return wait_readable(self._pidfd, timeout)
 
@@ -131,14 +131,7 @@ class CopiedTask(Task):
     def cancel(self) -> None:
         """Kill the process: it shares no memory, so nothing is left half done here."""
         if not self.done() and self._pidfd >= 0:
-            self.kill_now()
-
-    def kill_now(self) -> None:
-        """SIGKILL, by pidfd."""
-        try:
-            _core.pidfd_send_signal(self._pidfd, int(_signal.SIGKILL), 0)
-        except ProcessLookupError:
-            return
+            self.kill_unsafely()
 
     @property
     def status(self) -> Status | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal as _signal
 
 from . import _core
 from ._errors import TaskExited, TaskFailed, TaskKilled, TaskLost
@@ -125,6 +126,28 @@ class Task:
             raise ValueError(f"{self} has no pidfd to send a signal by")
         try:
             _core.pidfd_send_signal(self.pidfd, int(sig), 0)
+        except ProcessLookupError:
+            return
+
+    def kill_unsafely(self) -> None:
+        """SIGKILL, now and wherever it stands; does nothing when it has ended.
+
+        A copied process shares no memory, and nothing is unsafe about that. A light process dies in the middle of what it
+        does, in memory that is the whole program's: a lock that it holds (also malloc's) stays locked, what it was
+        changing stays half changed, and where it takes its turn at the GIL the program may hang. It is safe while the
+        function, and each thread that it started, is blocked in a system call that is no futex. cancel() looks for such
+        a moment and this does not.
+
+        Raises:
+            PermissionError: the task has other credentials.
+            ValueError: a thread of this process, whose SIGKILL would be the program's; or the Task was closed.
+        """
+        if self.done():
+            return
+        if self.pidfd < 0:
+            raise ValueError(f"{self} has no pidfd to kill it by")
+        try:
+            _core.pidfd_send_signal(self.pidfd, int(_signal.SIGKILL), 0)
         except ProcessLookupError:
             return
 

@@ -56,7 +56,7 @@ def _poll_in_time(poll: select.poll, timeout: float | None, waiting: Iterable[Wa
         ready = poll.poll(max(0.0, limit - time.monotonic()) * 1000)
         if ready:
             return ready
-        task.kill_now()
+        task.kill_unsafely()
     return poll.poll(None if end is None else max(0.0, end - time.monotonic()) * 1000)
 
 

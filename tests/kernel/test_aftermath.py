@@ -52,6 +52,26 @@ def test_frames_of_a_dead_function_can_be_looked_at():
     """)
 
 
+def test_a_function_is_stopped_while_a_frame_is_half_made():
+    """Frames of a function that C code calls all the time are looked at between any two instructions, and nothing faults."""
+    in_subprocess("""
+        from sysclone import Context, Share, TaskTimeout
+
+        def pushes():
+            while True:
+                list(map(lambda x: x, range(50)))
+
+        limits = [Context(share=Share.VM, timeout=n * 1e-4) for n in range(3, 11)]
+        for n in range(800):
+            try:
+                limits[n % 8].call(pushes)
+            except TaskTimeout as error:
+                assert not error.still_running
+            else:
+                raise SystemExit("it was not stopped")
+    """)
+
+
 def test_an_event_loop_that_was_killed_is_forgotten():
     """Where a function was ended in an event loop, the next one may run a loop on the same thread."""
 

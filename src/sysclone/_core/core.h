@@ -93,9 +93,7 @@ void sc_tstate_restore_loop(const sc_tstate *saved);
 bool sc_is_main_thread(void);
 bool sc_tstate_attached(PyThreadState *ts);
 bool sc_tstate_poke(PyThreadState *ts, PyObject *exception);
-bool sc_tstate_is_shielded(const sc_tstate *saved, PyObject *shield);
 bool sc_tstate_is_poked(PyThreadState *ts, PyObject *exception);
-PyObject *sc_tstate_dead_frames(const sc_tstate *saved);
 const char *sc_tstate_unsupported(void);
 
 /* --- newborn.c: what the creator does for a child that waits; join.c: namespaces that it is born in */
@@ -122,6 +120,10 @@ long sc_join_all(const sc_newborn *newborn, int *failed);
 const char *sc_join_step(int kind);
 long sc_clone_joined(sc_clone_request *request, const sc_newborn *newborn, sc_entry entry, void *argument,
                      const char **step);
+
+/* --- frames.c: the frames of a function that is frozen, or dead */
+bool sc_frames_are_shielded(const sc_tstate *saved, PyObject *shield);
+PyObject *sc_frames_of_the_dead(const sc_tstate *saved);
 
 /* --- plan.c: a compiled Context */
 typedef struct {

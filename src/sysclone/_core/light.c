@@ -323,7 +323,7 @@ sc_light_settle(sc_light *l, PyObject *absorb)
     if (l->end == SC_DIED) {
         /* A collection would walk frames that are not in order yet. */
         int collecting = PyGC_Disable();
-        l->frames = sc_tstate_dead_frames(&l->saved);
+        l->frames = sc_frames_of_the_dead(&l->saved);
         sc_tstate_restore(&l->saved);
         if (collecting) PyGC_Enable();
         sc_tstate_restore_loop(&l->saved);

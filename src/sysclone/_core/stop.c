@@ -179,7 +179,7 @@ sc_stop_try(sc_light *l, sc_sight *sight)
     /* Opened by number: the child's own only if it was alive after the opening. */
     if (!idle && __atomic_load_n(&l->attention, __ATOMIC_SEQ_CST)) {
         long threads = sc_freeze(l, fd), call = sc_frozen_call(l, sight);
-        shielded = threads && sc_tstate_is_shielded(&l->saved, l->shield);
+        shielded = threads && sc_frames_are_shielded(&l->saved, l->shield);
         if (threads && !shielded) {
             if (sc_tstate_poke(l->ts, l->cancelled)) l->pokes++;
             killed = sight->told && still && threads == 1 && sc_is_safe_call(call)

@@ -5,21 +5,7 @@
    version that is not listed is refused (sc_tstate_unsupported) rather than guessed at.
 
    Values owned by a dead frame are leaked: they may be half written. */
-#define Py_BUILD_CORE_MODULE 1
-#include "core.h"
-
-#include "frameobject.h"
-#include "internal/pycore_ceval.h"
-#include "internal/pycore_code.h"
-#include "internal/pycore_frame.h"
-#include "internal/pycore_interp.h"
-#include "internal/pycore_pystate.h"
-#if PY_VERSION_HEX >= 0x030e0000
-#include "internal/pycore_interpframe.h"
-#include "internal/pycore_tstate.h"
-#endif
-
-#define SC_PY(minor) (PY_VERSION_HEX >= (0x03000000 | ((minor) << 16)))
+#include "tstate.h"
 
 const char *
 sc_tstate_unsupported(void)
@@ -38,24 +24,6 @@ bool
 sc_is_main_thread(void)
 {
     return _Py_IsMainThread();
-}
-
-#if SC_PY(14)
-#define SC_FRAME_CODE(f) PyStackRef_AsPyObjectBorrow((f)->f_executable)
-#elif SC_PY(13)
-#define SC_FRAME_CODE(f) ((f)->f_executable)
-#else
-#define SC_FRAME_CODE(f) ((PyObject *)(f)->f_code)
-#endif
-
-static _PyInterpreterFrame *
-sc_top_frame(PyThreadState *ts)
-{
-#if SC_PY(13)
-    return ts->current_frame;
-#else
-    return ts->cframe->current_frame;
-#endif
 }
 
 void
@@ -109,7 +77,7 @@ static void
 sc_detach_frames(const sc_tstate *s)
 {
     _PyInterpreterFrame *previous;
-    for (_PyInterpreterFrame *f = sc_top_frame(s->ts); f && f != s->frame; f = previous) {
+    for (_PyInterpreterFrame *f = sc_frames_top(s); f && f != s->frame; f = previous) {
         previous = f->previous;
         PyFrameObject *object = f->frame_obj;
         PyObject *code = SC_FRAME_CODE(f);
@@ -256,58 +224,4 @@ bool
 sc_tstate_is_poked(PyThreadState *ts, PyObject *exception)
 {
     return __atomic_load_n(&ts->async_exc, __ATOMIC_ACQUIRE) == exception;
-}
-
-
-
-static bool
-sc_same_name(PyObject *a, PyObject *b)
-{
-    if (a == b) return true;
-    return a && PyUnicode_Check(a) && PyUnicode_KIND(a) == PyUnicode_1BYTE_KIND && PyUnicode_KIND(b) == PyUnicode_1BYTE_KIND
-           && PyUnicode_GET_LENGTH(a) == PyUnicode_GET_LENGTH(b)
-           && memcmp(PyUnicode_1BYTE_DATA(a), PyUnicode_1BYTE_DATA(b), (size_t)PyUnicode_GET_LENGTH(a)) == 0;
-}
-
-/* Whether a frame of the function's is of the shield: pairs of a file and a function's name, or None for all of the
-   file. Without the GIL: the frames' owner is frozen, so they and
-   their code stay; references are not touched. */
-bool
-sc_tstate_is_shielded(const sc_tstate *s, PyObject *shield)
-{
-    _PyInterpreterFrame *frame = sc_top_frame(s->ts);
-    for (int depth = 0; frame && frame != s->frame && depth < 2000; depth++, frame = frame->previous) {
-        PyObject *code = SC_FRAME_CODE(frame);
-        if (!code || !PyCode_Check(code)) continue;
-        for (Py_ssize_t i = 0; i + 1 < PyTuple_GET_SIZE(shield); i += 2) {
-            PyObject *name = PyTuple_GET_ITEM(shield, i + 1);
-            if (sc_same_name(((PyCodeObject *)code)->co_filename, PyTuple_GET_ITEM(shield, i))
-                && (name == Py_None || sc_same_name(((PyCodeObject *)code)->co_name, name)))
-                return true;
-        }
-    }
-    return false;
-}
-
-/* Where a dead function was: a list of (code, line), innermost first, at most 100. The frames themselves are not
-   turned into objects: those would point into the data stack that is about to be used again. */
-PyObject *
-sc_tstate_dead_frames(const sc_tstate *s)
-{
-    _PyInterpreterFrame *frame = sc_top_frame(s->ts);
-    PyObject *list = PyList_New(0);
-    for (int n = 0; list && frame && frame != s->frame && n < 100; n++, frame = frame->previous) {
-        PyObject *code = SC_FRAME_CODE(frame);
-        if (!code || !PyCode_Check(code)) continue;
-#if SC_PY(12)
-        int line = PyUnstable_InterpreterFrame_GetLine(frame);
-#else
-        int line = PyCode_Addr2Line((PyCodeObject *)code, _PyInterpreterFrame_LASTI(frame) * (int)sizeof(_Py_CODEUNIT));
-#endif
-        PyObject *row = Py_BuildValue("Oi", code, line);
-        if (!row || PyList_Append(list, row) < 0) PyErr_Clear();
-        Py_XDECREF(row);
-    }
-    if (!list) PyErr_Clear();
-    return list;
 }
