@@ -9,6 +9,7 @@ PIP := -m pip --disable-pip-version-check -qq
 PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 ONLY ?=
+SUITE ?=
 
 C_FILES := $(sort $(wildcard src/sysclone/_core/*.[ch]))
 BUILD_FILES := setup.py pyproject.toml src/sysclone/_version.py
@@ -16,7 +17,7 @@ LINTED := setup.py $(wildcard src tests tools examples benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test matrix lint format types floors cross-aarch64 bench docs leaks asan soak clean
+.PHONY: help build demo test test-cpython matrix lint format types floors cross-aarch64 bench docs leaks asan soak clean
 
 help: ## print this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -31,8 +32,12 @@ demo: build ## build, then show what is shared with what, measured live
 
 # --- to test
 
-test: build lint types floors cross-aarch64 ## everything: lint, types, floors, aarch64, the suite on every CPython here
-	@$(PYTHON) tools/test_matrix.py --python $(PYTHON) $(if $(ONLY),--only $(ONLY)) -- $(ARGS)
+test: build lint types floors cross-aarch64 ## everything: lint, types, floors, aarch64, CPython's tests, the suite on every CPython
+	@told=0; $(PYTHON) tools/test_cpython.py --python $(PYTHON) $(if $(ONLY),--only $(ONLY)) || told=1; \
+		$(PYTHON) tools/test_matrix.py --python $(PYTHON) $(if $(ONLY),--only $(ONLY)) -- $(ARGS) || told=1; exit $$told
+
+test-cpython: ## CPython's own tests with ours in its place: make test-cpython ONLY=3.13 SUITE=test_subprocess ARGS=test_preexec
+	@$(PYTHON) tools/test_cpython.py --python $(PYTHON) $(if $(ONLY),--only $(ONLY)) $(if $(SUITE),--suite $(SUITE)) -- $(ARGS)
 
 matrix: ## the suite alone on every CPython here: make matrix ONLY=3.11,3.13 ARGS="-k task -x"
 	@$(PYTHON) tools/test_matrix.py --python $(PYTHON) $(if $(ONLY),--only $(ONLY)) -- $(ARGS)

@@ -1,7 +1,7 @@
 """clone(2) for Python: every switch, for functions and for programs.
 
 Layout: `_core` is the C extension; `_flags`, `_errors`, `_kernel` know the kernel; `_context`, `_proc` are pure;
-`_task`, `_cgroup` hold fds; `_call`, `_popen` are the verbs. Each imports from those before it alone. `lowlevel` is the
+`_task`, `_cgroup` hold fds; `_call`, `_popen`, `_run` are the verbs. Each imports from those before it alone. `lowlevel` is the
 raw tier. Each name is imported at its first use: the package itself is next to nothing.
 """
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from ._memory import result_buffer as result_buffer
     from ._namespaces import Namespaces as Namespaces
     from ._popen import Popen as Popen
-    from ._popen import run as run
     from ._progress import Progress as Progress
     from ._progress import progress as progress
+    from ._run import run as run
     from ._status import Status as Status
     from ._task import Task as Task
     from ._transport import Descriptor as Descriptor
@@ -73,7 +73,7 @@ _LATE = {
     "result_buffer": "_memory",
     "explain": "_explain",
     "lowlevel": "lowlevel",
-    "run": "_popen",
+    "run": "_run",
     "start": "_api",
     "wait_all": "_wait_many",
     "wait_any": "_wait_many",

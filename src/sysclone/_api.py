@@ -93,7 +93,7 @@ class Context(Description):
 
     def run(self, args: Any, **keywords: Any) -> subprocess.CompletedProcess[Any]:
         """Run a program in this context: `sysclone.run(args, context=self, …)`."""
-        from ._popen import run
+        from ._run import run
 
         return run(args, context=self, **keywords)
 

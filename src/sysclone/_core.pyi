@@ -106,8 +106,11 @@ def spawn(
     uid: int,
     umask: int,
     setup: Callable[[], object] | None,
+    mask: int | None = ...,
     /,
 ) -> tuple[int, int, int, int, int, BaseException | str | None]: ...
+def finalizing() -> bool: ...
+def set_disposition(sig: int, ignored: bool, /) -> None: ...
 def clone3(
     flags: int,
     pidfd: int,

@@ -6,6 +6,7 @@ made and waited for.
 
 from __future__ import annotations
 
+import builtins
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from ._context import Description
 from ._errors import CloneError, ContextError, SyscloneWarning
 from ._flags import Share, format_flags, format_step
 from ._idmap import plan_of
+from ._program import argv_and_program, environment, outside, search, text_encoding
 from ._status import Status
 from ._steps import steps_of, take
 from ._wait import late_status, reap, to_rusage, wait_readable
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
         def _internal_poll(self, _deadstate: Any = None, **ignored: Any) -> int | None: ...
         def _wait(self, timeout: float | None) -> int: ...
+        def _execute_child(self, *arguments: Any) -> None: ...
+        def _handle_exitstatus(self, sts: int) -> None: ...
 
 else:
     _Base = subprocess.Popen
@@ -58,6 +62,7 @@ _STEP_SETUP: Final = 8
 _STEP_EXEC: Final = 10
 
 PLAIN: Final = Description()
+_WAITPID: Final = os.waitpid
 
 
 class Popen(_Base):
@@ -79,13 +84,46 @@ class Popen(_Base):
     pid: int
     pidfd: int = -1
     returncode: Any
+    _signal_mask: int | None = None
+    """The program's, as bits; None for the caller's."""
 
-    def __init__(self, args: Any, *positional: Any, context: Description | None = None, **keywords: Any) -> None:
+    def __init__(
+        self,
+        args: Any,
+        bufsize: int = -1,
+        executable: Any = None,
+        stdin: Any = None,
+        stdout: Any = None,
+        stderr: Any = None,
+        preexec_fn: Callable[[], Any] | None = None,
+        close_fds: bool = True,
+        shell: bool = False,
+        cwd: Any = None,
+        env: Any = None,
+        universal_newlines: bool | None = None,
+        startupinfo: None = None,
+        creationflags: int = 0,
+        restore_signals: bool = True,
+        start_new_session: bool = False,
+        pass_fds: Any = (),
+        *,
+        context: Description | None = None,
+        encoding: str | None = None,
+        errors: str | None = None,
+        text: bool | None = None,
+        **keywords: Any,
+    ) -> None:
         self.context: Description = PLAIN if context is None else context
         self._ended_as: Status | None = None
         self._usage: tuple[float, ...] | None = None
         _check(self.context)
-        super().__init__(args, *positional, **keywords)
+        if sys.flags.warn_default_encoding and encoding is None and (errors or text or universal_newlines):
+            encoding = text_encoding()
+        super().__init__(
+            args, bufsize, executable, stdin, stdout, stderr, preexec_fn, close_fds, shell, cwd, env, universal_newlines,
+            startupinfo, creationflags, restore_signals, start_new_session, pass_fds,
+            encoding=encoding, errors=errors, text=text, **keywords,
+        )  # fmt: skip
 
     # --- making
 
@@ -107,21 +145,24 @@ class Popen(_Base):
         c2pwrite: int,
         errread: int,
         errwrite: int,
-        restore_signals: bool,
-        gid: int | None,
-        gids: list[int] | None,
-        uid: int | None,
-        umask: int,
-        start_new_session: bool,
-        process_group: int,
+        *identity: Any,
     ) -> None:
-        argv, program = _argv_and_program(args, executable, shell)
+        if not subprocess._USE_VFORK and self.context == PLAIN:
+            # subprocess's own switch for those who want no child in their memory.
+            super()._execute_child(
+                args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell,
+                p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *identity,
+            )  # fmt: skip
+            self.pidfd = _pidfd_of(self.pid)
+            return
+        restore_signals, gid, gids, uid, umask, start_new_session, process_group = identity
+        argv, program = argv_and_program(args, executable, shell)
         sys.audit("subprocess.Popen", program, argv, cwd, env)
-        paths = _search(program, env)
-        outcome = self._spawn(
-            paths,
+        paths = search(program, env)
+        envp = None if env is None else environment(env)
+        rest = (
             [os.fsencode(a) for a in argv],
-            None if env is None else _environment(env),
+            envp,
             None if cwd is None else os.fsencode(cwd),
             (p2cread, c2pwrite, errwrite),
             tuple(sorted({int(fd) for fd in pass_fds})),
@@ -133,8 +174,11 @@ class Popen(_Base):
             None if gids is None else tuple(gids),
             -1 if uid is None else uid,
             umask,
-            preexec_fn,
         )
+        if preexec_fn is None:
+            outcome = self._spawn(paths, *rest, None, self._signal_mask)
+        else:
+            outcome = self._spawn_after(preexec_fn, envp, paths, *rest)
         # The child has its own copies; a pipe whose other end stays open here would never end.
         devnull = getattr(self, "_devnull", None)
         for ours, theirs in ((p2cwrite, p2cread), (c2pread, c2pwrite), (errread, errwrite)):
@@ -145,32 +189,45 @@ class Popen(_Base):
         self._closed_child_pipe_fds = True
         self._take(outcome, cwd, program)
 
+    def _spawn_after(
+        self, preexec_fn: Callable[[], Any], envp: list[bytes] | None, *rest: Any
+    ) -> tuple[int, int, int, int, int, BaseException | str | None]:
+        if sys.version_info >= (3, 12) and _core.finalizing():
+            # As subprocess: PythonFinalizationError is new in 3.13, and a RuntimeError.
+            error = getattr(builtins, "PythonFinalizationError", RuntimeError)
+            raise error("preexec_fn not supported at interpreter shutdown")
+        from ._preexec import Preexec
+
+        mask = self._signal_mask
+        if mask is None:
+            mask = sum(1 << (number - 1) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        with Preexec(preexec_fn, envp, mask) as setup:
+            return self._spawn(*rest, setup, mask)
+
     def _spawn(self, paths: list[bytes], *rest: Any) -> tuple[int, int, int, int, int, BaseException | str | None]:
         context = self.context
         steps = steps_of(context, light=False)
         if steps:
-            *plain, preexec = rest
+            *plain, preexec, mask = rest
 
-            def set_up() -> None:
+            def set_up() -> object:
                 take(steps)
-                if preexec is not None:
-                    preexec()
+                return preexec() if preexec is not None else None
 
-            rest = (*plain, set_up)
+            rest = (*plain, set_up, mask)
         if context.cgroup is None:
             return _core.spawn(plan_of(context, "program", drop=_UNDONE_BY_EXEC), paths, *rest)
         with CgroupDirectory(context.cgroup) as cgroup:
             if cgroup.can_be_born_in:
                 plan = plan_of(context, "program", drop=_UNDONE_BY_EXEC, cgroup=cgroup.fd)
                 return _core.spawn(plan, paths, *rest)
-            *plain, setup = rest
+            *plain, setup, mask = rest
 
-            def enter() -> None:
+            def enter() -> object:
                 cgroup.enter()
-                if setup is not None:
-                    setup()
+                return setup() if setup is not None else None
 
-            return _core.spawn(plan_of(context, "program", drop=_UNDONE_BY_EXEC), paths, *(*plain, enter))
+            return _core.spawn(plan_of(context, "program", drop=_UNDONE_BY_EXEC), paths, *(*plain, enter, mask))
 
     def _take(
         self, outcome: tuple[int, int, int, int, int, BaseException | str | None], cwd: Any, program: Any
@@ -185,9 +242,12 @@ class Popen(_Base):
         if step == _STEP_SETUP:
             if isinstance(exception, CloneError):
                 raise exception
-            why = f": {exception!r}" if exception is not None else ": it ended the child"
-            cause = exception if isinstance(exception, BaseException) else None
-            raise subprocess.SubprocessError(f"Exception occurred in preexec_fn{why}") from cause
+            if isinstance(exception, KeyboardInterrupt):
+                raise exception  # the program's own: its main thread was at it
+            # subprocess's words; what happened is the cause.
+            error = subprocess.SubprocessError("Exception occurred in preexec_fn.")
+            error.add_note(repr(exception) if exception is not None else "it ended the child")
+            raise error from (exception if isinstance(exception, BaseException) else None)
         if step < 0:
             context = self.context
             tried = format_step("clone3", int(context.flags), set_tid=context.tid, cgroup=context.cgroup)
@@ -230,12 +290,19 @@ class Popen(_Base):
         """Wait for the end and reap; the caller holds the lock."""
         if self.context.parent == "caller":
             self._ended_as, self._usage = reap(self.pidfd, self.pid, own_child=True)
+            if self._usage is None and os.waitpid is not _WAITPID:
+                # Another reaped it, and has put its own waitpid in place of the system's (gevent does): it is to be asked.
+                pid, word = os.waitpid(self.pid, os.WNOHANG)
+                if pid == self.pid:
+                    self._handle_exitstatus(word)
+                    self._ended_as = _as_status(self.returncode)
         else:
             wait_readable(self.pidfd, None)
             self._ended_as = late_status(self.pidfd, self.pid)
         # subprocess's number has no word for unknown; 255 is no success, and status tells.
-        code = self._ended_as.returncode
-        self.returncode = 255 if code is None else code
+        if self.returncode is None:
+            code = self._ended_as.returncode
+            self.returncode = 255 if code is None else code
         os.close(self.pidfd)
         self.pidfd = -1
 
@@ -258,7 +325,7 @@ class Popen(_Base):
     def _by_number(self, code: int | None) -> None:
         """Before Linux 5.3 there is no pidfd, and subprocess's own waiting must do."""
         if code is not None and self._ended_as is None:
-            self._ended_as = Status(signal=-code) if code < 0 else Status(exit_code=code)
+            self._ended_as = _as_status(code)
 
     def _wait(self, timeout: float | None) -> int:
         if self.returncode is None and self.pidfd < 0:
@@ -305,95 +372,16 @@ def _check(context: Description) -> None:
 
 
 def _warn(message: str) -> None:
-    depth = 2
-    frame = sys._getframe(1)
-    while frame.f_back is not None and str(frame.f_globals.get("__package__")).startswith("sysclone"):
-        depth, frame = depth + 1, frame.f_back
-    warnings.warn(message, SyscloneWarning, stacklevel=depth)
+    warnings.warn(message, SyscloneWarning, stacklevel=outside())
 
 
-def _argv_and_program(args: Any, executable: Any, shell: bool) -> tuple[list[Any], Any]:
-    if isinstance(args, (str, bytes)):
-        argv: list[Any] = [args]
-    elif isinstance(args, os.PathLike):
-        if shell:
-            raise TypeError("path-like args is not allowed when shell is true")
-        argv = [args]
-    else:
-        argv = list(args)
-    if shell:
-        argv = ["/bin/sh", "-c", *argv]
-        if executable:
-            argv[0] = executable
-    if not argv:
-        raise IndexError("args is empty: there is no program to run")
-    return argv, argv[0] if executable is None else executable
+def _as_status(code: int) -> Status:
+    return Status(signal=-code) if code < 0 else Status(exit_code=code)
 
 
-def _search(program: Any, env: Any) -> list[bytes]:
-    name = os.fsencode(program)
-    if os.path.dirname(name):
-        return [name]
-    return [os.path.join(os.fsencode(directory), name) for directory in os.get_exec_path(env)]
-
-
-def _environment(env: Any) -> list[bytes]:
-    out = []
-    for key, value in env.items():
-        name = os.fsencode(key)
-        if b"=" in name:
-            raise ValueError("illegal environment variable name")
-        out.append(name + b"=" + os.fsencode(value))
-    return out
-
-
-def run(
-    args: Any,
-    *,
-    context: Description | None = None,
-    input: Any = None,  # noqa: A002 (subprocess's name)
-    capture_output: bool = False,
-    timeout: float | None = None,
-    check: bool = False,
-    **keywords: Any,
-) -> subprocess.CompletedProcess[Any]:
-    """Run a program in a context and wait for it.
-
-    Args:
-        args: the program and its arguments, or with shell=True a line for the shell.
-        context: a Context; None is a plain new process. Its timeout counts where timeout is not given.
-        input, capture_output, timeout, check, and every keyword of subprocess.Popen: as of subprocess.run.
-
-    Returns:
-        A subprocess.CompletedProcess; its returncode is 255 where the status was seen by nobody (see Popen.status).
-
-    Raises:
-        subprocess.TimeoutExpired: it was killed after timeout seconds.
-        subprocess.CalledProcessError: check is set and it did not exit with 0.
-        CloneError: a step failed; also FileNotFoundError, PermissionError and so on.
-    """
-    if input is not None:
-        if keywords.get("stdin") is not None:
-            raise ValueError("stdin and input arguments may not both be used.")
-        keywords["stdin"] = subprocess.PIPE
-    if capture_output:
-        if keywords.get("stdout") is not None or keywords.get("stderr") is not None:
-            raise ValueError("stdout and stderr arguments may not be used with capture_output.")
-        keywords["stdout"] = keywords["stderr"] = subprocess.PIPE
-    if timeout is None and context is not None:
-        timeout = context.timeout
-    with Popen(args, context=context, **keywords) as process:
-        try:
-            stdout, stderr = process.communicate(input, timeout=timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise
-        except BaseException:
-            process.kill()
-            raise
-        returncode = process.poll()
-    assert returncode is not None
-    if check and returncode:
-        raise subprocess.CalledProcessError(returncode, process.args, output=stdout, stderr=stderr)
-    return subprocess.CompletedProcess(process.args, returncode, stdout, stderr)
+def _pidfd_of(pid: int) -> int:
+    """A pidfd of a child that has not been waited for; -1 where the kernel reaps by itself, or has none."""
+    try:
+        return _core.pidfd_open(pid, 0)
+    except OSError:
+        return -1

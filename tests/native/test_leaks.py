@@ -166,6 +166,7 @@ LOOPS = {
     "copies(0, ((where, 4096, 10, 11),)); "
     "refused(core.copied, copied, 0, page, ((1, 1, 10, 11),)); refused(core.copied, copied, 0, page, (5,))",
     "exchange": "core.exchange(block, 0, 1, 1); refused(core.exchange, block, 1 << 20, 0, 0)",
+    "finalizing": "core.finalizing()",
     "futex_wait": "core.futex_wait(at, 4, 0); refused(core.futex_wait, at, 5, 0)",
     "futex_wake": "core.futex_wake(at, 1); refused(core.futex_wake, 1, 1)",
     "gettid": "core.gettid()",
@@ -188,6 +189,7 @@ LOOPS = {
     "reap_later": "later()",
     "reap_pending": "core.reap_pending()",
     "socketpair": "[os.close(fd) for fd in core.socketpair()]",
+    "set_disposition": "core.set_disposition(10, True); core.set_disposition(10, False); refused(core.set_disposition, 99, True)",
     "setns": "refused(core.setns, names, 0x08000000); refused(core.setns, -1, 0)",
     "single_threaded": "core.single_threaded()",
     "spawn": "spawns(b'/bin/true'); spawns(b'/no/such'); spawns(b'/bin/true', raises); spawns(b'/bin/true', lambda: 0); "

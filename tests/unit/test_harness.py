@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import tomllib
 from pathlib import Path
 
 import features
@@ -173,6 +174,62 @@ def test_watchdog_names_what_is_left_running(tmp_path):
     assert (code, killed) == (0, None)
     assert [stray.split(" ", 1)[1] for stray in strays] == ["(sleep) sleep 87655"]
     assert not running("sleep 87655")
+
+
+JUDGE = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_cpython as cpython, watchdog
+outcomes, listed, killed = json.loads(sys.argv[2])
+suite = cpython.Suite("test.test_x", ("3.11",), "x", "", "x.toml", 1, 1)
+run = cpython.Run(suite, None)
+journal = watchdog.Journal(Path("none"))
+journal.entries = [{"test": name, "outcome": outcome} for name, outcome in outcomes] + [{"end": 0}]
+cpython.judge(run, watchdog.Outcome(0, killed, []), journal, dict.fromkeys(listed, "why"), whole=True)
+print(json.dumps([run.passed, run.failed, run.skipped, run.excepted, run.faults]))
+"""
+
+
+def judged(outcomes: list[list[str]], listed: list[str], killed: str | None = None) -> list[object]:
+    """What tools/test_cpython.py makes of outcomes: passed, failed, skipped, failed as listed, the faults."""
+    job = json.dumps([outcomes, listed, killed])
+    done = subprocess.run(
+        [sys.executable, "-c", JUDGE, str(ROOT / "tools"), job], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def test_a_listed_failure_of_cpythons_tests_is_let_be():
+    """A test or a sub-test that fails as its list says is no failure, and one that is not listed is."""
+    outcomes = [["A.one", "passed"], ["A.two", "failed"], ["A.three (n=1)", "failed"], ["A.four", "failed"]]
+
+    assert judged(outcomes, ["A.two", "A.three (n=1)"]) == [1, 1, 0, 2, ["failed: A.four"]]
+
+
+def test_a_listed_failure_that_passes_is_a_fault():
+    """An exception that no longer fails, or that names no test, fails the run; one whose test was skipped does not."""
+    outcomes = [["A.one", "passed"], ["A.two", "skipped"]]
+    passed, failed, skipped, excepted, faults = judged(outcomes, ["A.one", "A.two (n=1)", "A.gone"])
+
+    assert (passed, failed, skipped, excepted) == (1, 2, 1, 0)
+    assert [str(fault).rpartition(" ")[2] for fault in faults] == ["A.gone", "A.one"]
+
+
+def test_a_killed_run_of_cpythons_tests_is_a_fault():
+    """A run that hung is one failure, and does not accuse the exceptions that it never came to."""
+    assert judged([["A.one", "passed"]], ["A.two"], "hung") == [1, 1, 0, 0, ["hung"]]
+
+
+def test_every_exception_has_a_reason():
+    """Each list of tests/cpython says of each entry why it fails, and names versions that its suite runs on."""
+    folder = ROOT / "tests" / "cpython"
+    rows = tomllib.loads((folder / "suites.toml").read_text())["suite"]
+    for row in rows:
+        for entry in tomllib.loads((folder / row["exceptions"]).read_text()).get("exception", []):
+            assert len(entry["reason"]) > 20, entry
+            assert set(entry.get("versions", ())) <= set(row["versions"]), entry
+    assert rows
 
 
 def running(command: str) -> bool:

@@ -73,6 +73,7 @@ void sc_signals_block(uint64_t *old);
 void sc_signals_set(const uint64_t *mask);
 void sc_signals_clear_handlers(void);
 void sc_signals_die(int sig);
+PyObject *sc_set_disposition(PyObject *module, PyObject *args);
 
 /* --- tstate.c: what a thread state holds of the frames that run on it, version by version */
 typedef struct {
@@ -91,6 +92,7 @@ void sc_tstate_save_loop(sc_tstate *saved);
 void sc_tstate_drop_loop(sc_tstate *saved);
 void sc_tstate_restore_loop(const sc_tstate *saved);
 bool sc_is_main_thread(void);
+PyObject *sc_finalizing(PyObject *module, PyObject *unused);
 bool sc_tstate_attached(PyThreadState *ts);
 bool sc_tstate_poke(PyThreadState *ts, PyObject *exception);
 bool sc_tstate_is_poked(PyThreadState *ts, PyObject *exception);

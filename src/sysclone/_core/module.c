@@ -59,6 +59,8 @@ static PyMethodDef sc_methods[] = {
     {"clone", sc_lowlevel_clone, METH_VARARGS, "clone(2), the old call"},
     {"probe_clone3", sc_probe_clone3, METH_VARARGS, "probe_clone3(flags, exit_signal, cgroup=-1) -> 0 or errno"},
     {"probe_clone", sc_probe_clone, METH_VARARGS, "probe_clone(flags with signal) -> 0 or errno"},
+    {"finalizing", sc_finalizing, METH_NOARGS, "finalizing() -> whether the interpreter has begun to end"},
+    {"set_disposition", sc_set_disposition, METH_VARARGS, "set_disposition(sig, ignored): SIG_IGN or SIG_DFL, by sigaction(2) alone"},
     {"unshare", sc_unshare, METH_VARARGS, "unshare(2)"},
     {"setns", sc_setns, METH_VARARGS, "setns(2)"},
     {"kcmp", sc_kcmp, METH_VARARGS, "kcmp(2)"},

@@ -50,3 +50,17 @@ sc_signals_die(int sig)
     sc_raw3(SYS_tgkill, sc_raw0(SYS_getpid), sc_raw0(SYS_gettid), sig);
     sc_signals_set(&open_mask);
 }
+
+/* set_disposition(sig, ignored): SIG_IGN or SIG_DFL in this process's kernel table, past Python's own, which a child that
+   runs on borrowed memory shares with its creator. */
+PyObject *
+sc_set_disposition(PyObject *module, PyObject *args)
+{
+    (void)module;
+    int sig, ignored;
+    if (!PyArg_ParseTuple(args, "ip:set_disposition", &sig, &ignored)) return NULL;
+    sc_sigaction reset = {.handler = (uintptr_t)(ignored ? SIG_IGN : SIG_DFL)};
+    long answer = sc_raw4(SYS_rt_sigaction, sig, &reset, 0, SC_SIGSET_BYTES);
+    if (answer < 0) return sc_oserror(answer);
+    Py_RETURN_NONE;
+}

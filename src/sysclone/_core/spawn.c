@@ -3,7 +3,8 @@
    clone with CLONE_VM, always: nothing is copied, at any size. The creator's thread parks until the kernel clears the
    child's word, which it does at exec as at exit, so the answer needs no pipe: a failed step stands in shared memory.
    The GIL is let go while the thread is parked, unless a set-up function in Python is to run in the child: then the
-   child takes the thread's place, GIL and all (light.c tells how), and lets go of it just before exec. */
+   child takes the thread's place, GIL and all (light.c tells how), and lets go of it just before exec.
+   Without one, and with nothing to be done for the child from here, the thread parks by CLONE_VFORK, which saves a call. */
 #include "core.h"
 
 #include <errno.h>
@@ -20,6 +21,7 @@
 /* (uid_t)-1 means: as it is. */
 #define SC_MOST_ID 0xfffffffeL
 #define SC_PLAIN_STACK (32 * 1024)
+#define SC_GUARD 4096
 #define SC_SETUP_STACK (1024 * 1024)
 
 typedef struct {
@@ -28,10 +30,13 @@ typedef struct {
     PyObject *setup;
     PyThreadState *ts;
     sc_tstate saved;
-    PyObject *exception;
-    bool let_go;
+    PyObject *exception, *environment; /* owned: what the set-up raised, or gave for the program to have */
+    char **environment_strings;
+    bool let_go, has_mask;
     int attention, pidfd, ready;
     long pid;
+    void *stack; /* mapped for the child, where the thread has too little; with its guard */
+    size_t stack_bytes;
     const char *failed_step; /* what was refused before there was a program to run, where it is not the clone */
 } sc_spawning;
 
@@ -71,16 +76,53 @@ sc_numbers(PyObject *tuple, size_t *count, unsigned long most, const char *what)
     return out;
 }
 
+/* environ as it is now, strings and all: another thread may change it while the kernel reads it for exec. With the GIL. */
+static char **
+sc_environ_copy(void)
+{
+    size_t count = 0, bytes = 0;
+    for (char **e = environ; e && *e; e++, count++) bytes += strlen(*e) + 1;
+    char **out = PyMem_Malloc((count + 1) * sizeof *out + bytes);
+    if (!out) return (char **)PyErr_NoMemory();
+    char *at = (char *)(out + count + 1);
+    for (size_t i = 0; i < count; i++) {
+        size_t length = strlen(environ[i]) + 1;
+        out[i] = memcpy(at, environ[i], length);
+        at += length;
+    }
+    out[count] = NULL;
+    return out;
+}
+
+/* The set-up's answer: None, or (environment or None, signal mask) for the program to have. */
+static bool
+sc_take_answer(sc_spawning *s, PyObject *answer)
+{
+    PyObject *environment;
+    unsigned long long mask;
+    if (answer == Py_None || !PyTuple_Check(answer)) return true;
+    if (!PyArg_ParseTuple(answer, "OK:setup", &environment, &mask)) return false;
+    s->child.mask = mask;
+    if (environment == Py_None) return true;
+    if (!PyList_Check(environment)) {
+        PyErr_SetString(PyExc_TypeError, "setup: the environment must be a list");
+        return false;
+    }
+    if (!(s->environment_strings = sc_strings(environment))) return false;
+    s->environment = Py_NewRef(environment);
+    s->child.envp = s->environment_strings;
+    return true;
+}
+
 /* In the child, with the GIL. */
 static int
 sc_run_setup(void *argument)
 {
     sc_spawning *s = argument;
     PyObject *answer = PyObject_CallNoArgs(s->setup);
-    if (answer) {
-        Py_DECREF(answer);
-        return 0;
-    }
+    bool taken = answer && sc_take_answer(s, answer);
+    Py_XDECREF(answer);
+    if (taken) return 0;
     s->exception = sc_raised();
     return -ECANCELED;
 }
@@ -99,21 +141,25 @@ sc_spawn_clone(sc_spawning *s)
 {
     uint64_t old;
     sc_signals_block(&old);
-    s->child.mask = old;
+    if (!s->has_mask) s->child.mask = old;
     s->attention = -1;
     s->pidfd = -1;
     uintptr_t here = (uintptr_t)__builtin_frame_address(0), least = s->setup ? SC_SETUP_STACK : SC_PLAIN_STACK;
     if (s->plan->stack_bytes > least) least = s->plan->stack_bytes;
     uintptr_t top = (here - SC_PARKED_ROOM) & ~(uintptr_t)15, low = sc_stack_low();
-    void *own = MAP_FAILED;
     if (here < low + SC_PARKED_ROOM + least || s->plan->stack_bytes) {
-        own = mmap(NULL, least, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-        if (own == MAP_FAILED) {
+        least = (least + SC_GUARD - 1) & ~(uintptr_t)(SC_GUARD - 1);
+        void *own = mmap(NULL, least + SC_GUARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+        if (own != MAP_FAILED) {
+            s->stack = own;
+            s->stack_bytes = least + SC_GUARD;
+        }
+        if (own == MAP_FAILED || mprotect(own, SC_GUARD, PROT_NONE) < 0) {
             s->pid = -ENOMEM;
             sc_signals_set(&old);
             return;
         }
-        low = (uintptr_t)own;
+        low = (uintptr_t)own + SC_GUARD;
         top = low + least;
     }
     /* The child's credentials make the memory undumpable, which is the creator's too. */
@@ -123,7 +169,8 @@ sc_spawn_clone(sc_spawning *s)
     if (held) sc_dumpable_hold();
     sc_clone_request request = {
         .plan = &s->plan->clone,
-        .more_flags = CLONE_VM | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
+        .more_flags = CLONE_VM | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_CLEAR_SIGHAND
+                      | (s->setup || newborn->waits ? 0 : CLONE_VFORK),
         .pidfd = &s->pidfd,
         .child_tid = &s->attention,
         .stack_low = low,
@@ -155,7 +202,6 @@ sc_spawn_clone(sc_spawning *s)
         }
     }
     if (held) sc_dumpable_release();
-    if (own != MAP_FAILED) munmap(own, least);
     sc_signals_set(&old);
 }
 
@@ -173,23 +219,26 @@ sc_spawn_run(sc_spawning *s)
         sc_spawn_clone(s);
         Py_END_ALLOW_THREADS
     }
+    /* Until now a dead child's frames could be on it. */
+    if (s->stack) munmap(s->stack, s->stack_bytes);
 }
 
 /* spawn(plan, paths, argv, envp or None, cwd or None, (fd0, fd1, fd2), keep, close_others, restore_ignored, setsid, pgid,
-         gid, groups or None, uid, umask, setup or None)
+         gid, groups or None, uid, umask, setup or None, mask or None)
    -> (pid, pidfd, step, errno, path index, exception or None): step is 0 when the program runs; pid is 0 when no child
    was made, and then the last is the name of what was refused. The pidfd is the caller's, negative when there is none. */
 PyObject *
 sc_spawn(PyObject *module, PyObject *args)
 {
     sc_state *state = sc_get_state(module);
-    PyObject *plan, *paths, *argv, *envp, *cwd, *keep, *groups, *setup;
+    PyObject *plan, *paths, *argv, *envp, *cwd, *keep, *groups, *setup, *mask = Py_None;
     sc_spawning s = {.pidfd = -1};
     sc_child *c = &s.child;
     int close_others, restore_ignored, setsid_;
-    if (!PyArg_ParseTuple(args, "O!O!O!OO(iii)O!pppllOllO:spawn", state->plan_type, &plan, &PyList_Type, &paths, &PyList_Type,
+    if (!PyArg_ParseTuple(args, "O!O!O!OO(iii)O!pppllOllO|O:spawn", state->plan_type, &plan, &PyList_Type, &paths, &PyList_Type,
                           &argv, &envp, &cwd, &c->stdio[0], &c->stdio[1], &c->stdio[2], &PyTuple_Type, &keep,
-                          &close_others, &restore_ignored, &setsid_, &c->pgid, &c->gid, &groups, &c->uid, &c->umask, &setup))
+                          &close_others, &restore_ignored, &setsid_, &c->pgid, &c->gid, &groups, &c->uid, &c->umask, &setup,
+                          &mask))
         return NULL;
     char *directory = NULL;
     if (cwd != Py_None && PyBytes_AsStringAndSize(cwd, &directory, NULL) < 0) return NULL;
@@ -197,6 +246,11 @@ sc_spawn(PyObject *module, PyObject *args)
     if (c->uid < -1 || c->uid > SC_MOST_ID || c->gid < -1 || c->gid > SC_MOST_ID || c->pgid > INT_MAX || c->umask > INT_MAX) {
         PyErr_SetString(PyExc_ValueError, "user, group, process_group or umask: out of range");
         return NULL;
+    }
+    if (mask != Py_None) {
+        c->mask = PyLong_AsUnsignedLongLong(mask);
+        if (PyErr_Occurred()) return NULL;
+        s.has_mask = true;
     }
     c->close_others = close_others;
     c->restore_ignored = restore_ignored;
@@ -208,7 +262,8 @@ sc_spawn(PyObject *module, PyObject *args)
     unsigned *keep_numbers = NULL, *group_numbers = NULL;
     size_t group_count = 0;
     if (!(path_strings = sc_strings(paths)) || !(argv_strings = sc_strings(argv))) goto done;
-    if (envp != Py_None && (!PyList_Check(envp) || !(envp_strings = sc_strings(envp)))) goto done;
+    if (envp != Py_None && !PyList_Check(envp)) goto done;
+    if (!(envp_strings = envp == Py_None ? sc_environ_copy() : sc_strings(envp))) goto done;
     if (!(keep_numbers = sc_numbers(keep, &c->keep_count, INT_MAX, "pass_fds"))) goto done;
     if (groups != Py_None) {
         if (!PyTuple_Check(groups) || !(group_numbers = sc_numbers(groups, &group_count, SC_MOST_ID, "extra_groups"))) goto done;
@@ -216,7 +271,7 @@ sc_spawn(PyObject *module, PyObject *args)
     }
     c->paths = path_strings;
     c->argv = argv_strings;
-    c->envp = envp_strings ? envp_strings : environ;
+    c->envp = envp_strings;
     c->keep = (int *)keep_numbers;
     c->groups = group_numbers;
     if (setup != Py_None) {
@@ -231,6 +286,8 @@ sc_spawn(PyObject *module, PyObject *args)
         answer = Py_BuildValue("liiiiO", s.pid, s.pidfd, c->step, c->error, c->path_index,
                                s.exception ? s.exception : Py_None);
     Py_XDECREF(s.exception);
+    PyMem_Free(s.environment_strings);
+    Py_XDECREF(s.environment);
 done:
     PyMem_Free(path_strings);
     PyMem_Free(argv_strings);

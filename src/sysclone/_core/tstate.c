@@ -20,6 +20,22 @@ sc_tstate_unsupported(void)
     return NULL;
 }
 
+/* finalizing() -> whether the interpreter has begun to end: atexit's functions run, or nothing of Python does soon. */
+PyObject *
+sc_finalizing(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    PyInterpreterState *interp = PyInterpreterState_Get();
+#if SC_PY(13)
+    return PyBool_FromLong(_PyInterpreterState_GetFinalizing(interp) != NULL);
+#elif SC_PY(12)
+    return PyBool_FromLong(interp->finalizing);
+#else
+    (void)interp;
+    return PyBool_FromLong(_Py_IsFinalizing());
+#endif
+}
+
 bool
 sc_is_main_thread(void)
 {

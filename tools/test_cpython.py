@@ -1,0 +1,210 @@
+"""Runs CPython's own tests with a part of the standard library replaced by sysclone's: the rows of tests/cpython/suites.toml.
+
+For each row and version: an environment of its own in build/cpython/, which sees the wheel that tools/test_matrix.py
+installs, and in which every Python has the replacement; then the module's tests under the watchdog. What may fail
+stands in the row's list of exceptions with its reason; an exception that no longer fails is a failure.
+The last line is "N passed, N failed, N skipped", summed. The standard library is enough to run this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import test_matrix
+import watchdog
+
+TOOLS = Path(__file__).resolve().parent
+TABLE = test_matrix.ROOT / "tests" / "cpython"
+HOME = test_matrix.BUILD / "cpython"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A row of the table: see tests/cpython/suites.toml."""
+
+    module: str
+    versions: tuple[str, ...]
+    replaces: str
+    patch: str
+    exceptions: str
+    test_seconds: float
+    run_seconds: float
+
+    @property
+    def name(self) -> str:
+        """As on the command line: test_subprocess."""
+        return self.module.rpartition(".")[2]
+
+
+@dataclass
+class Run:
+    """What came of one row on one version."""
+
+    suite: Suite
+    interpreter: test_matrix.Interpreter
+    seconds: float = 0.0
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    excepted: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        counts = f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+        more = f", {self.excepted} failed as listed" if self.excepted else ""
+        version = ".".join(map(str, self.interpreter.version))
+        return f"{self.suite.name} of CPython {version}: {counts}{more} in {self.seconds:.0f} s"
+
+
+def suites() -> list[Suite]:
+    """The rows of the table."""
+    rows = tomllib.loads((TABLE / "suites.toml").read_text())["suite"]
+    return [Suite(**row | {"versions": tuple(row["versions"])}) for row in rows]
+
+
+def exceptions(suite: Suite, minor: str) -> dict[str, str]:
+    """The tests of a row that may fail on a version, with the reasons."""
+    rows = tomllib.loads((TABLE / suite.exceptions).read_text()).get("exception", [])
+    for row in rows:
+        if not row.get("reason", "").strip():
+            raise SystemExit(f"test_cpython: {suite.exceptions}: {row.get('test')} has no reason")
+    return {row["test"]: row["reason"] for row in rows if minor in row.get("versions", suite.versions)}
+
+
+def has(suite: Suite, interpreter: test_matrix.Interpreter) -> bool:
+    """Whether an interpreter came with its tests: Debian's has them in a package of their own."""
+    code = f"import importlib.util as u, sys; sys.exit(u.find_spec({suite.module!r}) is None)"
+    return subprocess.run([interpreter.path, "-I", "-c", code], timeout=60).returncode == 0
+
+
+def prepare(suite: Suite, interpreter: test_matrix.Interpreter, plain: bool) -> str:
+    """An environment that sees the installed wheel and has the replacement in every Python; answers its interpreter."""
+    test_matrix.prepare(interpreter)
+    home = HOME / f"{suite.name}-{interpreter.minor}{'-plain' if plain else ''}"
+    shutil.rmtree(home, ignore_errors=True)
+    test_matrix.quietly([interpreter.path, "-m", "venv", "--without-pip", str(home)])
+    packages = Path("lib", f"python{interpreter.minor}", "site-packages")
+    shutil.copy(TOOLS / "cpython_replace.py", home / packages)
+    lines = [str(interpreter.home / packages)]
+    if not plain:
+        lines.append(f"import cpython_replace; cpython_replace.after({suite.replaces!r}, {suite.patch!r})")
+    (home / packages / "replace.pth").write_text("\n".join(lines) + "\n")
+    return str(home / "bin" / "python")
+
+
+def check_replaced(suite: Suite, python: str) -> None:
+    """Fail where the replacement is not in place: everything would pass."""
+    code = f"import sys, {suite.replaces}; sys.exit('sysclone' not in sys.modules)"
+    if subprocess.run([python, "-I", "-c", code], timeout=60).returncode:
+        raise SystemExit(f"test_cpython: {suite.name}: {python} has not the replacement")
+
+
+def run(suite: Suite, interpreter: test_matrix.Interpreter, options: argparse.Namespace, seconds: float) -> Run:
+    """Run one row on one version under the watchdog."""
+    print(f"\n--- {suite.name} of CPython {'.'.join(map(str, interpreter.version))}", flush=True)
+    if not has(suite, interpreter):
+        print(
+            f"{interpreter.path} has no {suite.module} (on Debian: libpython{interpreter.minor}-testsuite)", flush=True
+        )
+        strict = os.environ.get("CI", "") not in ("", "0", "false")
+        return Run(
+            suite, interpreter, skipped=1, faults=["it is not here, and this is CI"] if strict else [], failed=strict
+        )
+    python = prepare(suite, interpreter, options.plain)
+    if not options.plain:
+        check_replaced(suite, python)
+    path = HOME / f"{suite.name}-{interpreter.minor}.journal"
+    path.unlink(missing_ok=True)
+    journal = watchdog.Journal(path)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    # Without -I: test_subprocess starts Pythons that find their tests beside the one that runs.
+    command = [python, "-W", "default", str(TOOLS / "cpython_inside.py"), suite.module, str(path), *options.tests]
+    begin = time.monotonic()
+    outcome = watchdog.watch(command, env, journal, suite.test_seconds, min(suite.run_seconds, seconds))
+    result = Run(suite, interpreter, time.monotonic() - begin)
+    judge(result, outcome, journal, exceptions(suite, interpreter.minor), whole=not options.tests)
+    return result
+
+
+def judge(
+    result: Run, outcome: watchdog.Outcome, journal: watchdog.Journal, listed: dict[str, str], whole: bool
+) -> None:
+    """Count the outcomes: what may fail, what failed, and what did not although it is listed."""
+    outcomes: dict[str, str] = {}
+    for entry in journal.entries:
+        if "test" in entry:
+            name = str(entry["test"])
+            if outcomes.get(name) != "failed":
+                outcomes[name] = str(entry["outcome"])
+    failed = {name for name, told in outcomes.items() if told == "failed"}
+    result.passed = sum(told == "passed" for told in outcomes.values())
+    result.skipped = sum(told == "skipped" for told in outcomes.values())
+    result.excepted = len(failed & set(listed))
+    result.faults += [f"failed: {name}" for name in sorted(failed - set(listed))]
+    for name in sorted(set(listed) - failed):
+        told = outcomes.get(name.partition(" ")[0], "missing" if whole and not outcome.killed else "skipped")
+        if told != "skipped":
+            result.faults.append(f"does not fail, but {result.suite.exceptions} lists it: {name}")
+    if outcome.killed:
+        result.faults.append(outcome.killed)
+    elif not any("end" in entry for entry in journal.entries):
+        running = journal.running()
+        result.faults.append(f"it died with {outcome.exit_code} in {running[0] if running else 'no test'}")
+    if not result.passed:
+        result.faults.append("nothing passed")
+    result.faults += [f"left running after the suite: {stray}" for stray in outcome.strays]
+    result.failed = len(result.faults)
+
+
+def summarize(runs: list[Run]) -> int:
+    """Print each run's line and faults, and the sum."""
+    print("\n--- summary")
+    for one in runs:
+        print(one)
+        for fault in one.faults:
+            print(f"    {fault}")
+    passed, failed = sum(one.passed for one in runs), sum(one.failed for one in runs)
+    print(f"{passed} passed, {failed} failed, {sum(one.skipped for one in runs)} skipped", flush=True)
+    return 1 if failed or not (passed or any(one.skipped for one in runs)) else 0
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="test_cpython.py", description=__doc__)
+    parser.add_argument("--python", default=sys.executable, help="an interpreter that must be usable")
+    parser.add_argument("--only", default="", help="versions to keep to, as in 3.11,3.13")
+    parser.add_argument("--suite", default="", help="rows to keep to, as in test_subprocess")
+    parser.add_argument(
+        "--plain", action="store_true", help="without the replacement: what fails on this machine anyway"
+    )
+    parser.add_argument("--total-seconds", type=float, default=600, help="the limit of all (default: 600)")
+    parser.add_argument("tests", nargs="*", help="parts of the names of the tests to run, after --")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run every row on its versions, as far as they are here."""
+    options = arguments()
+    begin = time.monotonic()
+    interpreters = {one.minor: one for one in test_matrix.choose(options)}
+    runs = []
+    for suite in suites():
+        if options.suite and suite.name not in options.suite.split(","):
+            continue
+        for minor in suite.versions:
+            if minor in interpreters:
+                left = options.total_seconds - (time.monotonic() - begin)
+                runs.append(run(suite, interpreters[minor], options, max(left, 1)))
+    return summarize(runs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
