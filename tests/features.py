@@ -337,6 +337,22 @@ def cgroup1() -> str | None:
     return cgroup_writable("cgroup")
 
 
+@probe
+def kernel_threads() -> str | None:
+    """Kernel threads can be seen, as in the first pid namespace."""
+    return None if Path("/proc/2/comm").exists() and Path("/proc/2/comm").read_text() == "kthreadd\n" else "no kthreadd"
+
+
+@probe
+def sysv_semaphores() -> str | None:
+    """System V semaphores can be made, with an undo list."""
+    semaphore = libc.semget(0, 1, 0o1600)
+    if semaphore < 0:
+        return f"semget says {error_name(-ctypes.get_errno())}"
+    libc.semctl(semaphore, 0, 0)
+    return None
+
+
 # --- tools
 
 

@@ -32,12 +32,20 @@ if TYPE_CHECKING:
     from ._explain import explain as explain
     from ._flags import Namespace as Namespace
     from ._flags import Share as Share
+    from ._inspect import Inspection as Inspection
+    from ._inspect import inspect as inspect
     from ._memory import result_buffer as result_buffer
     from ._namespaces import Namespaces as Namespaces
     from ._popen import Popen as Popen
     from ._progress import Progress as Progress
     from ._progress import progress as progress
+    from ._relation import Relation as Relation
+    from ._relation import relation as relation
+    from ._relation import why as why
     from ._run import run as run
+    from ._sharing import Answer as Answer
+    from ._sharing import ShareGroup as ShareGroup
+    from ._sharing import TaskInfo as TaskInfo
     from ._status import Status as Status
     from ._task import Task as Task
     from ._transport import Descriptor as Descriptor
@@ -45,23 +53,28 @@ if TYPE_CHECKING:
     from ._wait_many import wait_any as wait_any
 
 _LATE = {
+    "Answer": "_sharing",
     "Cancelled": "_errors",
     "Capabilities": "_capabilities",
     "CloneError": "_errors",
     "Context": "_api",
     "ContextError": "_errors",
     "Explanation": "_explain",
+    "Inspection": "_inspect",
     "Namespace": "_flags",
     "Namespaces": "_namespaces",
     "Popen": "_popen",
+    "Relation": "_relation",
     "ResultError": "_errors",
     "Share": "_flags",
+    "ShareGroup": "_sharing",
     "Status": "_status",
     "SyscloneError": "_errors",
     "SyscloneWarning": "_errors",
     "Task": "_task",
     "TaskExited": "_errors",
     "TaskFailed": "_errors",
+    "TaskInfo": "_sharing",
     "TaskKilled": "_errors",
     "TaskLost": "_errors",
     "TaskTimeout": "_errors",
@@ -72,14 +85,18 @@ _LATE = {
     "progress": "_progress",
     "result_buffer": "_memory",
     "explain": "_explain",
+    "inspect": "_inspect",
     "lowlevel": "lowlevel",
     "run": "_run",
+    "relation": "_relation",
     "start": "_api",
     "wait_all": "_wait_many",
     "wait_any": "_wait_many",
+    "why": "_relation",
 }
 
 __all__ = [
+    "Answer",
     "Cancelled",
     "Capabilities",
     "CloneError",
@@ -87,18 +104,22 @@ __all__ = [
     "ContextError",
     "Descriptor",
     "Explanation",
+    "Inspection",
     "Namespace",
     "Namespaces",
     "Popen",
     "Progress",
+    "Relation",
     "ResultError",
     "Share",
+    "ShareGroup",
     "Status",
     "SyscloneError",
     "SyscloneWarning",
     "Task",
     "TaskExited",
     "TaskFailed",
+    "TaskInfo",
     "TaskKilled",
     "TaskLost",
     "TaskTimeout",
@@ -106,13 +127,16 @@ __all__ = [
     "__version__",
     "call",
     "explain",
+    "inspect",
     "lowlevel",
     "progress",
+    "relation",
     "result_buffer",
     "run",
     "start",
     "wait_all",
     "wait_any",
+    "why",
 ]
 
 

@@ -35,6 +35,8 @@ os.ftruncate(names_of_memory, 65536)
 spare = mmap.mmap(-1, 8192)
 where = ctypes.addressof(ctypes.c_char.from_buffer(spare))
 stack = ctypes.addressof(ctypes.c_char.from_buffer(block))
+tids = b"".join(pid.to_bytes(4, sys.byteorder) for pid in (os.getpid(), os.getppid(), 1 << 22))
+leaders = b"".join(place.to_bytes(4, sys.byteorder) for place in (0, 1, 2))
 VM_VFORK = 0x4100
 P_PID, P_PIDFD, WEXITED, WALL, WNOWAIT = 1, 3, 4, 0x40000000, 0x1000000
 
@@ -167,6 +169,8 @@ LOOPS = {
     "refused(core.copied, copied, 0, page, ((1, 1, 10, 11),)); refused(core.copied, copied, 0, page, (5,))",
     "exchange": "core.exchange(block, 0, 1, 1); refused(core.exchange, block, 1 << 20, 0, 0)",
     "finalizing": "core.finalizing()",
+    "groups": "core.groups(tids, leaders, (1, 2, 3, 4, 5, 6)); refused(core.groups, tids, leaders[:4], (1,)); "
+    "refused(core.groups, tids, leaders, (9,))",
     "futex_wait": "core.futex_wait(at, 4, 0); refused(core.futex_wait, at, 5, 0)",
     "futex_wake": "core.futex_wake(at, 1); refused(core.futex_wake, 1, 1)",
     "gettid": "core.gettid()",
@@ -187,6 +191,9 @@ LOOPS = {
     "probe_clone": "core.probe_clone(0x100); core.probe_clone(0x100 | 1 << 16)",
     "probe_clone3": "core.probe_clone3(0x100, 0); core.probe_clone3(0x1100, 17); core.probe_clone3(1 << 16, 0)",
     "reap_later": "later()",
+    "read_files": "core.read_files((b'/proc/self/stat', b'/no/such', b'/proc/self/maps'), 1 << 16); "
+    "refused(core.read_files, ('x',), 1); refused(core.read_files, (), 0)",
+    "read_links": "core.read_links((b'/proc/self/ns', b'/no/such'), (b'net', b'nothing')); refused(core.read_links, (1,), ())",
     "reap_pending": "core.reap_pending()",
     "socketpair": "[os.close(fd) for fd in core.socketpair()]",
     "set_disposition": "core.set_disposition(10, True); core.set_disposition(10, False); refused(core.set_disposition, 99, True)",

@@ -269,6 +269,13 @@ PyObject *sc_probe_clone3(PyObject *module, PyObject *args);
 PyObject *sc_probe_clone(PyObject *module, PyObject *args);
 int sc_entry_exit(void *status);
 
+/* --- groups.c: share groups of many tasks */
+PyObject *sc_groups(PyObject *module, PyObject *args);
+
+/* --- bulk.c: many small files at once */
+PyObject *sc_read_files(PyObject *module, PyObject *args);
+PyObject *sc_read_links(PyObject *module, PyObject *args);
+
 /* --- namespace.c kcmp.c futex.c pidfd.c wait.c */
 PyObject *sc_unshare(PyObject *module, PyObject *args);
 PyObject *sc_setns(PyObject *module, PyObject *args);

@@ -21,6 +21,9 @@ VERBS: Final = {
     "run": "run a program in a context",
     "call": "call a Python function in a task of its own",
     "explain": "say what clone flags share, copy and reset, and whether the kernel takes them",
+    "ps": "show every task, and what it shares with whom",
+    "groups": "list the tasks that share something, odd ones first",
+    "matrix": "show what each two of some tasks share",
     "doctor": "say what this kernel and this user can do, and why not",
     "demo": "show what is shared with what, measured live",
 }

@@ -1,0 +1,112 @@
+"""What the verbs that show tasks have in common: one letter a resource, one mark a task."""
+
+from __future__ import annotations
+
+from .._flags import Namespace, Share
+from .._sharing import NAMESPACES, RESOURCES, Answer, names
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import Final
+
+    from .._inspect import Inspection
+    from .._sharing import TaskInfo
+
+LETTERS: Final = {
+    Share.VM: "M", Share.FILES: "F", Share.FS: "D", Share.SIGHAND: "H", Share.IO: "I", Share.SYSVSEM: "U",
+    Share.THREAD: "P",
+}  # fmt: skip
+
+WITH_THE_ONE_ABOVE: Final = "="
+WITH_ANOTHER_PROCESS: Final = "+"
+WITHIN_THE_PROCESS: Final = "t"
+ALONE: Final = "."
+NOTHING: Final = "-"
+UNKNOWN: Final = "?"
+
+RESOURCES_TOLD: Final = "M memory, F file table, D cwd, root and umask, H signal handlers, I I/O context, U undo list"
+MARKS_TOLD: Final = (
+    f"{WITH_THE_ONE_ABOVE} shared with its process or parent, {WITH_ANOTHER_PROCESS} with another process, "
+    f"{WITHIN_THE_PROCESS} among its own threads, {ALONE} alone, {NOTHING} has none, {UNKNOWN} may not be looked at"
+)
+
+
+def add_tasks(parser: argparse.ArgumentParser, *, many: str = "*") -> None:
+    """The processes to look at."""
+    parser.add_argument(
+        "pids",
+        nargs=many,
+        type=positive,
+        metavar="PID",
+        help="a process, with its descendants; without any, all of them",
+    )
+
+
+def positive(text: str) -> int:
+    """A process id."""
+    number = int(text)
+    if number <= 0:
+        raise ValueError(text)
+    return number
+
+
+def above(task: TaskInfo) -> int:
+    """What a task is set against: a thread's process, a process's parent."""
+    return task.pid if task.is_thread else task.ppid
+
+
+def mark(seen: Inspection, task: TaskInfo, resource: Share) -> str:
+    """How a task has one resource."""
+    group = task.group(resource)
+    if group.answer is Answer.NOTHING:
+        return NOTHING
+    if not group.answer.is_known:
+        return UNKNOWN
+    if group.answer is Answer.ALONE:
+        return ALONE
+    others = set(group.tids) - {task.tid}
+    if not others.isdisjoint(seen._threads_of(above(task))):
+        return WITH_THE_ONE_ABOVE
+    return WITHIN_THE_PROCESS if others <= set(task.group(Share.THREAD).tids) else WITH_ANOTHER_PROCESS
+
+
+def marks(seen: Inspection, task: TaskInfo) -> str:
+    """One mark for each of RESOURCES."""
+    return " ".join(mark(seen, task, resource) for resource in RESOURCES)
+
+
+def own_namespaces(seen: Inspection, task: TaskInfo) -> str:
+    """The namespaces in which a task differs from the one above it; "?" where that may not be looked at."""
+    over = seen.get(above(task))
+    if over is None:
+        return ""
+    if None in task.inodes or None in over.inodes:
+        return UNKNOWN
+    found = Namespace(0)
+    for kind, own, others in zip(NAMESPACES, task.inodes, over.inodes, strict=True):
+        if own and others and own != others:
+            found |= kind
+    return ",".join(names(found)).lower()
+
+
+def label(task: TaskInfo) -> str:
+    """What a task is called: its command line; a name in brackets where there is none, in braces for a thread."""
+    if task.is_thread:
+        return "{" + task.name + "}"
+    return printable(" ".join(task.command)) if task.command else f"[{task.name}]"
+
+
+def printable(text: str) -> str:
+    """A command line on one line, with nothing in it that a terminal obeys."""
+    return "".join(c if c.isprintable() else "\N{MIDDLE DOT}" for c in text)
+
+
+def is_odd(seen: Inspection, task: TaskInfo) -> bool:
+    """Whether it shares something with another process, or as a thread lacks something that threads share."""
+    found = [mark(seen, task, resource) for resource in RESOURCES]
+    if task.is_thread:
+        missing = zip(RESOURCES, found, strict=True)
+        return WITH_ANOTHER_PROCESS in found or any(m == ALONE and r not in (Share.IO,) for r, m in missing)
+    threads = set(task.group(Share.THREAD).tids)
+    return any(not set(task.group(resource).tids) <= threads for resource in RESOURCES)
