@@ -12,6 +12,7 @@ import errno
 import functools
 import os
 import platform
+import re
 import shutil
 import struct
 import subprocess
@@ -29,6 +30,8 @@ PROBES: dict[str, Probe] = {}
 NOBODY = 65534
 CAP_SETGID, CAP_SETUID, CAP_SYS_PTRACE, CAP_SYS_ADMIN = 6, 7, 19, 21
 SYS_KCMP = {"x86_64": 312, "aarch64": 272}
+SYS_PTRACE = {"x86_64": 101, "aarch64": 117}
+PTRACE_SEIZE = 0x4206
 SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
 SYS_PIDFD_OPEN, SYS_CLONE3, SYS_PIDFD_GETFD = 434, 435, 438
 SECCOMP_GET_ACTION_AVAIL, SECCOMP_RET_ERRNO = 2, 0x00050000
@@ -227,6 +230,21 @@ def seccomp() -> str | None:
 def set_tid() -> str | None:
     """clone3's set_tid: Linux 5.5, and the right to choose pids in this pid namespace."""
     return clone3() or root()
+
+
+@probe
+def ptrace() -> str | None:
+    """A child may be traced, and its system calls told apart: PTRACE_GET_SYSCALL_INFO, Linux 5.3."""
+    child = os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
+    try:
+        result = raw(SYS_PTRACE[platform.machine()], PTRACE_SEIZE, child, 0, 0)
+        if result < 0:
+            return f"ptrace says {error_name(result)}"
+        major, minor = (int(word) for word in re.match(r"(\d+)\.(\d+)", platform.release()).groups())
+        return None if (major, minor) >= (5, 3) else f"this is Linux {platform.release()}"
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
 
 
 # --- namespaces

@@ -29,6 +29,7 @@ FLOORS = {
         "_trace_events",
         "_trace_text",
         "_trace_tree",
+        "_trace_build",
     ),
     3: (
         "_credentials",

@@ -48,24 +48,39 @@ if TYPE_CHECKING:
     from ._sharing import TaskInfo as TaskInfo
     from ._status import Status as Status
     from ._task import Task as Task
+    from ._trace import Trace as Trace
+    from ._trace import trace as trace
+    from ._trace_events import AttachEvent as AttachEvent
+    from ._trace_events import CloneEvent as CloneEvent
+    from ._trace_events import ExecEvent as ExecEvent
+    from ._trace_events import ExitEvent as ExitEvent
+    from ._trace_events import SetnsEvent as SetnsEvent
+    from ._trace_events import UnshareEvent as UnshareEvent
     from ._transport import Descriptor as Descriptor
     from ._wait_many import wait_all as wait_all
     from ._wait_many import wait_any as wait_any
 
 _LATE = {
     "Answer": "_sharing",
+    "AttachEvent": "_trace_events",
     "Cancelled": "_errors",
     "Capabilities": "_capabilities",
     "CloneError": "_errors",
+    "CloneEvent": "_trace_events",
     "Context": "_api",
     "ContextError": "_errors",
+    "Descriptor": "_transport",
+    "ExecEvent": "_trace_events",
+    "ExitEvent": "_trace_events",
     "Explanation": "_explain",
     "Inspection": "_inspect",
     "Namespace": "_flags",
     "Namespaces": "_namespaces",
     "Popen": "_popen",
+    "Progress": "_progress",
     "Relation": "_relation",
     "ResultError": "_errors",
+    "SetnsEvent": "_trace_events",
     "Share": "_flags",
     "ShareGroup": "_sharing",
     "Status": "_status",
@@ -78,18 +93,19 @@ _LATE = {
     "TaskKilled": "_errors",
     "TaskLost": "_errors",
     "TaskTimeout": "_errors",
+    "Trace": "_trace",
+    "UnshareEvent": "_trace_events",
     "Unsupported": "_errors",
     "call": "_api",
-    "Descriptor": "_transport",
-    "Progress": "_progress",
-    "progress": "_progress",
-    "result_buffer": "_memory",
     "explain": "_explain",
     "inspect": "_inspect",
     "lowlevel": "lowlevel",
-    "run": "_run",
+    "progress": "_progress",
     "relation": "_relation",
+    "result_buffer": "_memory",
+    "run": "_popen",
     "start": "_api",
+    "trace": "_trace",
     "wait_all": "_wait_many",
     "wait_any": "_wait_many",
     "why": "_relation",
@@ -97,12 +113,16 @@ _LATE = {
 
 __all__ = [
     "Answer",
+    "AttachEvent",
     "Cancelled",
     "Capabilities",
     "CloneError",
+    "CloneEvent",
     "Context",
     "ContextError",
     "Descriptor",
+    "ExecEvent",
+    "ExitEvent",
     "Explanation",
     "Inspection",
     "Namespace",
@@ -111,6 +131,7 @@ __all__ = [
     "Progress",
     "Relation",
     "ResultError",
+    "SetnsEvent",
     "Share",
     "ShareGroup",
     "Status",
@@ -123,6 +144,8 @@ __all__ = [
     "TaskKilled",
     "TaskLost",
     "TaskTimeout",
+    "Trace",
+    "UnshareEvent",
     "Unsupported",
     "__version__",
     "call",
@@ -134,6 +157,7 @@ __all__ = [
     "result_buffer",
     "run",
     "start",
+    "trace",
     "wait_all",
     "wait_any",
     "why",

@@ -150,6 +150,24 @@ def later():
     core.reap_later(pidfd)
     core.reap_pending()
 
+def traces(*command):
+    tracer = core.Tracer(0, False)
+    pid, pidfd, step, *_ = core.spawn(
+        program, [b"/bin/true"], [b"true"], None, None, (-1, -1, -1), (), True, True, False, -1, -1, None, -1, -1, tracer.enter
+    )
+    while tracer.read(-1, 100) is not None:
+        pass
+    tracer.close()
+    if pid:
+        reap(pid)
+        os.close(pidfd)
+    refused(tracer.enter)
+    other = core.Tracer(2, True)
+    other.follow([1 << 22, 0])
+    other.command(2)
+    other.read(1000, 1)
+    other.close()
+
 def sends():
     core.pidfd_send_signal(mine, 0, 0)
     refused(core.pidfd_send_signal, -1, 0, 0)
@@ -161,6 +179,7 @@ LOOPS = {
     "Mapping": "maps()",
     "Plan": "plans()",
     "address_of": "core.address_of(block); refused(core.address_of, 5)",
+    "Tracer": "traces(); refused(core.Tracer, 'x', 0)",
     "clone": "reap(core.clone(VM_VFORK | 17, stack + 16384, 0, 0, 0, core.ENTRY_EXIT, 0)); "
     "refused(core.clone, 1 << 16, 0, 0, 0, 0, 0, 0); forks(core.clone, 17, 0, 0, 0, 0, 0, 0)",
     "clone3": "clones3(); refused(clones3, 63); forks(core.clone3, 0, 0, 0, 0, 17, 0, 0, 0, (), 0, 88, 0, 0)",

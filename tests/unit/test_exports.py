@@ -58,6 +58,14 @@ PUBLIC = {
     "Cancelled",
     "Capabilities",
     "SyscloneWarning",
+    "Trace",
+    "trace",
+    "AttachEvent",
+    "CloneEvent",
+    "ExecEvent",
+    "ExitEvent",
+    "SetnsEvent",
+    "UnshareEvent",
 }
 
 LOWLEVEL = {

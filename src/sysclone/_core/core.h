@@ -275,6 +275,8 @@ PyObject *sc_groups(PyObject *module, PyObject *args);
 /* --- bulk.c: many small files at once */
 PyObject *sc_read_files(PyObject *module, PyObject *args);
 PyObject *sc_read_links(PyObject *module, PyObject *args);
+/* --- tracer_object.c: a task that traces others */
+extern PyType_Spec sc_tracer_spec;
 
 /* --- namespace.c kcmp.c futex.c pidfd.c wait.c */
 PyObject *sc_unshare(PyObject *module, PyObject *args);

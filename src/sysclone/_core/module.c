@@ -88,6 +88,9 @@ sc_exec_module(PyObject *module)
     if (!state->job_type || PyModule_AddType(module, state->job_type) < 0) return -1;
     state->mapping_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &sc_mapping_spec, NULL);
     if (!state->mapping_type || PyModule_AddType(module, state->mapping_type) < 0) return -1;
+    PyObject *tracer = PyType_FromModuleAndSpec(module, &sc_tracer_spec, NULL);
+    if (!tracer || PyModule_AddType(module, (PyTypeObject *)tracer) < 0) return -1;
+    Py_DECREF(tracer);
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
         PyErr_SetString(PyExc_ImportError, "sysclone works in the main interpreter alone");
         return -1;

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 VERBS: Final = {
     "run": "run a program in a context",
     "call": "call a Python function in a task of its own",
+    "trace": "trace every call of a program that makes or changes a task",
     "explain": "say what clone flags share, copy and reset, and whether the kernel takes them",
     "ps": "show every task, and what it shares with whom",
     "groups": "list the tasks that share something, odd ones first",

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
             process = Popen(command, context=context, close_fds=False)
     except CloneError as e:
         complain(NAME, str(e))
-        return _refused(e, command[0])
+        return refused(e, command[0])
     relay.begin(Target(process.pid, process.pidfd, Namespace.PID in context.new))
     try:
         process.wait(context.timeout)
@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     return exit_code(NAME, process.status)
 
 
-def _refused(error: CloneError, program: str) -> int:
+def refused(error: CloneError, program: str) -> int:
+    """The exit status for a program that did not start."""
     if not error.step.startswith("execve("):
         return FAILED
     if error.errno in (ENOENT, ENOTDIR) and not _is_there(program):

@@ -1,0 +1,176 @@
+"""Trace a program: every call that makes or changes a task, with its flags, and every end.
+
+What is traced goes to standard error, or with -o to a file. The program has our own input, output and terminal, and we
+leave as it leaves. Signals that are sent to this process reach the program; Ctrl-C reaches it from the terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from .._errors import CloneError
+from .._trace import FOLLOW, trace
+from .._trace_text import line
+from .._trace_tree import Family, lines
+from ._relay import Relay, Target
+from ._tell import FAILED, Warnings, complain, exit_code
+from .run import refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final, TextIO
+
+    from .._trace import Trace
+    from .._trace_events import Event
+
+NAME = "sysclone trace"
+
+
+class Writer:
+    """Writes events as they come: a line each."""
+
+    def __init__(self, out: TextIO, spell: Callable[[Event], str]) -> None:
+        self._out = out
+        self._spell = spell
+
+    def write(self, events: list[Event]) -> None:
+        """Write some events."""
+        self._out.write("".join([f"{self._spell(event)}\n" for event in events]))
+        self._out.flush()
+
+    def end(self) -> None:
+        """There are no more."""
+
+
+class TreeWriter:
+    """Writes the family tree, at the end."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._family = Family()
+
+    def write(self, events: list[Event]) -> None:
+        """Take some events."""
+        for event in events:
+            self._family.add(event)
+
+    def end(self) -> None:
+        """Write the tree."""
+        self._out.write("".join(f"{one}\n" for one in lines(self._family.roots)))
+        self._out.flush()
+
+
+def _json(event: Event) -> str:
+    return json.dumps(event.as_dict())
+
+
+FORMATS: Final[dict[str, Callable[[TextIO], Writer | TreeWriter]]] = {
+    "text": lambda out: Writer(out, line),
+    "json": lambda out: Writer(out, _json),
+    "tree": TreeWriter,
+}
+"""Each has write(events), called as they come, and end()."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to trace, what of it to tell, and how."""
+    parser.usage = "%(prog)s [options] [--] PROGRAM [ARGUMENT ...]\n       %(prog)s [options] -p PID\n"
+    add = parser.add_argument
+    add("-o", "--output", metavar="FILE", help="write there, and not to standard error")
+    add(
+        "-f",
+        "--format",
+        choices=FORMATS,
+        default="text",
+        help="text as strace's, JSON lines, or the family tree at the end",
+    )
+    add("--json", action="store_true", help="the same as --format json")
+    add("--follow", choices=FOLLOW, default="all", help="which new tasks are followed")
+    add("--depth", type=_count, metavar="N", help="follow so many births below the first task; 0 for it alone")
+    add("--only-failed", action="store_true", help="tell of failed calls alone")
+    add("-p", "--pid", type=_count, metavar="PID", help="trace a process that runs; Ctrl-C lets it go")
+    add("--no-threads", action="store_true", help="with -p: that task alone, and not all threads of its process")
+    add("--attach-tree", action="store_true", help="with -p: its descendants too")
+    add("--every-call", action="store_true", help="stop at every system call: slow, and with -p complete")
+    add("--kill-on-exit", action="store_true", help="kill what is traced if we are killed; otherwise it lives on")
+    add("--strict", action="store_true", help="take every warning for an error, before anything starts")
+    parser.add_argument("program", nargs=argparse.REMAINDER, metavar="PROGRAM …", help="the program and its arguments")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trace to the end, and answer the program's exit status."""
+    command: list[str] = args.program[1:] if args.program[:1] == ["--"] else args.program
+    problem = _problem(args, command)
+    if problem:
+        complain(NAME, problem)
+        return FAILED
+    out = open(args.output, "w", encoding="utf-8", errors="backslashreplace") if args.output else sys.stderr  # noqa: SIM115
+    try:
+        writer = FORMATS["json" if args.json else args.format](out)
+        chosen = {
+            name: getattr(args, name) for name in ("follow", "depth", "only_failed", "every_call", "kill_on_exit")
+        }
+        if args.pid is not None:
+            return _attached(args, writer, chosen)
+        return _started(args, command, writer, chosen)
+    finally:
+        if out is not sys.stderr:
+            out.close()
+
+
+def _problem(args: argparse.Namespace, command: list[str]) -> str:
+    """What is wrong with the options together, or nothing."""
+    if args.pid is not None:
+        return "-p is for a process that runs: there is no program to start beside it" if command else ""
+    if args.no_threads or args.attach_tree:
+        return f"{'--no-threads' if args.no_threads else '--attach-tree'} goes with -p"
+    return "" if command else f"there is no program to trace\ntry: {NAME} -- /bin/true"
+
+
+def _started(args: argparse.Namespace, command: list[str], writer: Writer | TreeWriter, chosen: dict[str, Any]) -> int:
+    relay = Relay(NAME)
+    relay.catch()
+    try:
+        with Warnings(NAME, args.strict):
+            told = trace(command, close_fds=False, **chosen)
+    except CloneError as e:
+        complain(NAME, str(e))
+        return refused(e, command[0])
+    with told:
+        process = told.process
+        assert process is not None
+        relay.begin(Target(process.pid, process.pidfd, False))
+        _write_all(told, writer)
+        process.wait()
+        return exit_code(NAME, process.status)
+
+
+def _attached(args: argparse.Namespace, writer: Writer | TreeWriter, chosen: dict[str, Any]) -> int:
+    with trace(pid=args.pid, threads=not args.no_threads, tree=args.attach_tree, **chosen) as told:
+        if not args.every_call:
+            complain(
+                NAME, "not seen without --every-call: calls that fail, unshare, setns, children with CLONE_UNTRACED"
+            )
+        for warning in told.warnings:
+            complain(NAME, f"warning: {warning}")
+        try:
+            _write_all(told, writer)
+        except KeyboardInterrupt:
+            writer.end()
+            raise
+    return 0
+
+
+def _write_all(told: Trace, writer: Writer | TreeWriter) -> None:
+    while told.read():
+        writer.write(told.take())
+    writer.end()
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: a number is needed")
+    return int(text)
