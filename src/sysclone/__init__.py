@@ -103,7 +103,7 @@ _LATE = {
     "progress": "_progress",
     "relation": "_relation",
     "result_buffer": "_memory",
-    "run": "_popen",
+    "run": "_run",
     "start": "_api",
     "trace": "_trace",
     "wait_all": "_wait_many",
