@@ -262,6 +262,13 @@ def unprivileged_user_namespaces() -> str | None:
     return nobody() or says("unshare", "--user", "--map-root-user", "true", user=NOBODY)
 
 
+@probe
+def newuidmap() -> str | None:
+    """The set-uid programs that map ranges of ids (Debian: uidmap)."""
+    missing = [name for name in ("newuidmap", "newgidmap") if shutil.which(name) is None]
+    return f"no {' and no '.join(missing)}" if missing else None
+
+
 def namespace(kind: str, *options: str) -> str | None:
     """None if this user may make such a namespace, within a user namespace unless root."""
     if not Path(f"/proc/self/ns/{kind}").exists():

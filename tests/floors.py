@@ -47,6 +47,7 @@ FLOORS = {
         "_namespaces",
         "_result",
         "_steps",
+        "_threads",
         "_wait",
         "_tracefs",
     ),

@@ -47,20 +47,43 @@ def ended(pidfd: int, seconds: float = SECONDS) -> bool:
     return bool(select.select([pidfd], [], [], seconds)[0])
 
 
-def in_subprocess(code: str, *arguments: object, seconds: float = SECONDS, status: int = 0) -> str:
-    """Run Python code in an interpreter of its own, and give what it printed.
+AS_NOBODY = """
+import ctypes, importlib, os, pickle, pwd, resource, socket, subprocess, sysclone, traceback
+for name in sysclone.__all__:
+    getattr(sysclone, name)
+for name in ("_hints", "_idmap", "_network"):
+    importlib.import_module("sysclone." + name)
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+# As in a program that was nobody's from its exec on.
+assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0
+"""
+"""Makes the interpreter nobody's; what it imports must be loaded before, since nobody may not be let into its folder."""
+
+
+def in_subprocess(
+    code: str,
+    *arguments: object,
+    seconds: float = SECONDS,
+    status: int = 0,
+    as_nobody: bool = False,
+    pass_fds: tuple[int, ...] = (),
+) -> str:
+    """Run Python code in an interpreter of its own, as nobody if asked to, and give what it printed.
 
     It has sysclone and these tests' modules on its path, and a session of its own. Fails the test when it does not end
     with the status, and when it does not end in time: then it tells where each task of it stands.
     """
     path = os.pathsep.join([str(SOURCES), str(TESTS)])
     program = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        [sys.executable, "-c", AS_NOBODY * as_nobody + textwrap.dedent(code), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": path},
         start_new_session=True,
+        pass_fds=pass_fds,
     )
     with program:
         try:

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from ._sharing import TaskInfo as TaskInfo
     from ._status import Status as Status
     from ._task import Task as Task
+    from ._threads import Thread as Thread
+    from ._threads import unshare_thread as unshare_thread
     from ._trace import Trace as Trace
     from ._trace import trace as trace
     from ._trace_events import AttachEvent as AttachEvent
@@ -95,6 +97,7 @@ _LATE = {
     "TaskTimeout": "_errors",
     "Trace": "_trace",
     "UnshareEvent": "_trace_events",
+    "Thread": "_threads",
     "Unsupported": "_errors",
     "call": "_api",
     "explain": "_explain",
@@ -106,6 +109,7 @@ _LATE = {
     "run": "_run",
     "start": "_api",
     "trace": "_trace",
+    "unshare_thread": "_threads",
     "wait_all": "_wait_many",
     "wait_any": "_wait_many",
     "why": "_relation",
@@ -144,6 +148,7 @@ __all__ = [
     "TaskKilled",
     "TaskLost",
     "TaskTimeout",
+    "Thread",
     "Trace",
     "UnshareEvent",
     "Unsupported",
@@ -158,6 +163,7 @@ __all__ = [
     "run",
     "start",
     "trace",
+    "unshare_thread",
     "wait_all",
     "wait_any",
     "why",

@@ -16,7 +16,7 @@ from ._cgroup import CgroupDirectory
 from ._context import Description
 from ._copied_task import CopiedTask, reap_abandoned
 from ._errors import Cancelled, CloneError, ContextError, SyscloneWarning, TaskTimeout, Unsupported
-from ._flags import Share, format_step
+from ._flags import Namespace, Share, format_step
 from ._idmap import plan_of
 from ._light_task import STOP_CANCEL, LightTask
 from ._progress import begin_in
@@ -54,7 +54,11 @@ def _clone_failed(plan: _core.Plan, errno: int, step: str) -> CloneError:
 def clone_step(plan: _core.Plan) -> str:
     """What a refused clone is called in its error."""
     return format_step(
-        "clone3", plan.flags, set_tid=plan.tids or None, cgroup=plan.cgroup if plan.cgroup >= 0 else None
+        "clone3",
+        plan.flags,
+        set_tid=plan.tids or None,
+        cgroup=plan.cgroup if plan.cgroup >= 0 else None,
+        joined=Namespace(plan.joined).name if plan.joined else None,
     )
 
 

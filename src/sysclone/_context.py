@@ -250,12 +250,6 @@ class Description:
                 raise ContextError(
                     f"join= with {what}: an intermediate process enters the namespaces first", field="join"
                 )
-        apart = self.join.kinds & (Namespace.USER | Namespace.MOUNT)
-        if Share.FS in self.share and apart:
-            raise ContextError(
-                f"share=FS with join={apart.name}: the kernel takes only tasks with a cwd of their own there",
-                field="join",
-            )
 
     def _check_maps(self) -> None:
         for field in ("uid_map", "gid_map"):
@@ -277,12 +271,6 @@ class Description:
             raise ContextError(
                 "new=TIME with share=VM: a task that shares memory enters its time namespace only at exec", field="new"
             )
-        if kind != "copied" and self.join is not None and Namespace.TIME in self.join.kinds:
-            raise ContextError(
-                "join=TIME for a task that shares memory: the kernel maps a clock for all who share it. A copied process "
-                "(no share=VM) can",
-                field="join",
-            )
         if kind == "copied" and self.stack_bytes is not None:
             raise ContextError(
                 "stack_bytes without share=VM: a copied process has a copy of its caller's stack", field="stack_bytes"
@@ -302,14 +290,30 @@ class Description:
         excluded = tuple((*one.pages(), *_EXCLUDE) for one in self.memory_exclude)
         return excluded + tuple((*one.pages(), *_WIPE) for one in self.memory_wipe)
 
-    def _newborn(self, maps: object) -> dict[str, Any]:
+    def _newborn(self, kind: str, maps: object) -> dict[str, Any]:
         """What the creator does for the child: depends on fds, and on who the creator is now, so it is not kept."""
         newborn: dict[str, Any] = {}
         if self.join is not None:
-            newborn["joins"] = self.join.joins()
+            newborn["joins"] = joins = self.join.joins()
+            self._check_joins(kind, Namespace(sum(flag for flag, _fd in joins)))
         if maps is not None:
             newborn.update((name, getattr(maps, name)) for name in MAP_FIELDS)
         return newborn
+
+    def _check_joins(self, kind: str, joined: Namespace) -> None:
+        """What depends on which of the namespaces are others than the caller's own."""
+        if kind != "copied" and Namespace.TIME in joined:
+            raise ContextError(
+                "join=TIME for a task that shares memory: the kernel maps a clock for all who share it. A copied process "
+                "(no share=VM) can",
+                field="join",
+            )
+        apart = joined & (Namespace.USER | Namespace.MOUNT)
+        if Share.FS in self.share and apart:
+            raise ContextError(
+                f"share=FS with join={apart.name}: the kernel takes only tasks with a cwd of their own there",
+                field="join",
+            )
 
     @property
     def changes_credentials(self) -> bool:
@@ -344,7 +348,7 @@ class Description:
             plan: _core.Plan = self._kept[key]
             return plan
         limit = self.timeout if timeout else None
-        newborn = self._newborn(maps)
+        newborn = self._newborn(kind, maps)
         plan = _core.Plan(
             (int(self.flags) & ~drop) | (Clone.INTO_CGROUP if cgroup >= 0 else 0),
             self.signal,

@@ -111,6 +111,14 @@ class CloneError(SyscloneError, OSError):
         return f"{refusal}\n{self.hint}" if self.hint else refusal
 
 
+def load_hints() -> None:
+    """Load what an error's hint needs, before a task enters other mounts: an import there would run the files there."""
+    try:
+        from . import _hints as _hints
+    except Exception:
+        pass
+
+
 def _look_for_a_hint(step: str, errno: int, filename: str | bytes | None) -> str:
     """A hint, or nothing where looking fails: with a full file table not even an import works."""
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 
 from ._path_hints import PATH_HINTS, lines, read
 
@@ -15,7 +16,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_CAP = {"SETGID": 6, "SETUID": 7, "SYS_CHROOT": 18, "SYS_ADMIN": 21, "SYS_RESOURCE": 24, "CHECKPOINT_RESTORE": 40}
+_CAP = {
+    "SETGID": 6,
+    "SETUID": 7,
+    "SETPCAP": 8,
+    "SYS_CHROOT": 18,
+    "SYS_ADMIN": 21,
+    "SYS_RESOURCE": 24,
+    "CHECKPOINT_RESTORE": 40,
+}
 _NAMESPACES = {
     "NEWUSER": "user",
     "NEWNS": "mnt",
@@ -161,8 +170,6 @@ def _clone_enospc(detail: str) -> str:
 
 
 def _clone_eagain(_detail: str) -> str:
-    import resource
-
     for group in _cgroups("pids"):
         most = read(f"{group}/pids.max")
         if most.isdigit() and int(read(f"{group}/pids.current") or 0) >= int(most):
@@ -214,7 +221,9 @@ def _cgroups(controller: str) -> list[str]:
     return found
 
 
-def _clone_enomem(_detail: str) -> str:
+def _clone_enomem(detail: str) -> str:
+    if "PID" in detail.partition("joined=")[2].partition(",")[0].strip(")").split("|"):
+        return lines("the joined pid namespace has lost its init: its first process has ended", "a new pid namespace")
     if _namespace("pid") != _namespace("pid_for_children"):
         return lines("the pid namespace made for this process's children has lost its init", "a new pid namespace")
     free = next((line.split()[1] for line in read("/proc/meminfo").splitlines() if line.startswith("MemAvailable")), "")
@@ -289,9 +298,57 @@ def _setgroups_eperm(detail: str) -> str:
     return _needs("SETGID", "setting groups")(detail)
 
 
-def _any_emfile(_detail: str) -> str:
-    import resource
+def _prctl_eperm(detail: str) -> str:
+    if detail.startswith(("PR_CAPBSET_DROP", "PR_SET_SECUREBITS")):
+        what = "a smaller bounding set" if detail.startswith("PR_CAPBSET") else "changing securebits"
+        return _needs("SETPCAP", what)(detail)
+    return ""
 
+
+def _capset_eperm(_detail: str) -> str:
+    has = int(_status("CapPrm") or "0", 16)
+    return lines(
+        f"a capability that is not among the permitted ones (CapPrm {has:x}), which can only shrink, or an inheritable one "
+        "outside of the bounding set"
+    )
+
+
+def _unshare_eperm(detail: str) -> str:
+    kinds = " and ".join(_namespaces(detail))
+    if not kinds or _has("SYS_ADMIN"):
+        return _seccomp("unshare")
+    return lines(
+        f"a new {kinds} namespace needs CAP_SYS_ADMIN, and this process (uid {os.geteuid()}) has it not",
+        "a light process in a new user namespace (Context(share=Share.VM, new=Namespace.USER | …)), or run as root",
+    )
+
+
+def _enter_eperm(_detail: str) -> str:
+    return lines(
+        f"entering a namespace needs CAP_SYS_ADMIN in the user namespace that owns it, and uid {os.geteuid()} has it not",
+        "joining that user namespace too (Namespaces.of(pid) has all eight), or run as root",
+    )
+
+
+def _map_eperm(_detail: str) -> str:
+    return lines(
+        f"more than one's own id (uid {os.geteuid()}, gid {os.getegid()}) needs CAP_SETUID and CAP_SETGID",
+        "uid_map='root', or newuidmap(1) and a range in /etc/subuid",
+    )
+
+
+def _map_einval(_detail: str) -> str:
+    return lines("ranges that overlap, or more than fit: see user_namespaces(7)")
+
+
+def _helper_refused(_detail: str) -> str:
+    return lines(
+        f"/etc/subuid or /etc/subgid does not grant uid {os.geteuid()} all of these ranges",
+        "usermod --add-subuids FIRST-LAST --add-subgids FIRST-LAST NAME as root",
+    )
+
+
+def _any_emfile(_detail: str) -> str:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return lines(
         f"all {soft} descriptors of this process are open (RLIMIT_NOFILE)", f"close some, or ulimit -n up to {hard}"
@@ -302,7 +359,14 @@ def _any_enfile(_detail: str) -> str:
     return lines("the machine has all of its open files in use (fs.file-max)")
 
 
-_KINDS = {"clone3": "clone", "fork": "clone", "vfork": "clone", "execveat": "execve", "pthread_create": "clone"}
+_KINDS = {
+    "clone3": "clone",
+    "execveat": "execve",
+    "fork": "clone",
+    "newgidmap": "newuidmap",
+    "pthread_create": "clone",
+    "vfork": "clone",
+}
 _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("clone", errno.EPERM): _clone_eperm,
     ("clone", errno.ENOSYS): _clone_enosys,
@@ -323,6 +387,16 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("setgroups", errno.EPERM): _setgroups_eperm,
     ("setregid", errno.EPERM): _needs("SETGID", "taking another gid"),
     ("setreuid", errno.EPERM): _needs("SETUID", "taking another uid"),
+    ("setresgid", errno.EPERM): _needs("SETGID", "taking another gid"),
+    ("setresuid", errno.EPERM): _needs("SETUID", "taking another uid"),
+    ("prctl", errno.EPERM): _prctl_eperm,
+    ("capset", errno.EPERM): _capset_eperm,
+    ("unshare", errno.EPERM): _unshare_eperm,
+    ("unshare", errno.ENOSPC): _clone_enospc,
+    ("setns", errno.EPERM): _enter_eperm,
+    ("write", errno.EPERM): _map_eperm,
+    ("write", errno.EINVAL): _map_einval,
+    ("newuidmap", errno.EPERM): _helper_refused,
     ("any", errno.EMFILE): _any_emfile,
     ("any", errno.ENFILE): _any_enfile,
 }

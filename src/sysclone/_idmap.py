@@ -11,7 +11,7 @@ import os
 from ._capabilities import mask
 from ._context import MAP_FIELDS
 from ._credentials import get_sets
-from ._errors import ContextError, Unsupported
+from ._errors import ContextError, Unsupported, load_hints
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Maps:
 
 def plan_of(context: Description, kind: str, **more: Any) -> _core.Plan:
     """`context.plan`, with the maps that the caller may write at this moment."""
+    if context.join is not None:
+        load_hints()
     if context.uid_map is None and context.gid_map is None:
         return context.plan(kind, **more)
     return context.plan(kind, maps=Maps(context.uid_map, context.gid_map), **more)

@@ -11,7 +11,7 @@ from ._errors import CloneError, ContextError
 from ._flags import Namespace, Share, format_step
 from ._idmap import plan_of
 from ._steps import prepared, steps_of
-from ._wait import wait_readable
+from ._wait import P_PIDFD, WALL, wait_readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _FILES: Final[Mapping[Namespace, str]] = {
     Namespace.TIME: "time",
 }
 _EVERY: Final = Namespace(sum(map(int, _FILES)))
-_HOLDER_PATIENCE: Final = 1.0
+_HOLDER_PATIENCE: Final = 0.1
 
 
 class Namespaces:
@@ -246,14 +246,14 @@ class Namespaces:
         return os.fstat(self._fds[kind]).st_ino
 
     def joins(self) -> tuple[tuple[int, int], ...]:
-        """What a child of `Context(join=…)` is to enter: (clone flag, borrowed fd) each.
+        """What a child of `Context(join=…)` is to enter: (clone flag, borrowed fd) each, without what the caller is in.
 
         Raises:
             ValueError: it was closed.
         """
         if not self._fds:
             raise ValueError("these Namespaces hold none: they were closed, or none was given")
-        return tuple((int(kind), fd) for kind, fd in self._fds.items())
+        return tuple((int(kind), fd) for kind, fd in self._fds.items() if not _is_own(kind, fd))
 
     def enter(self) -> None:
         """Move the calling thread there, for good: setns(2).
@@ -264,11 +264,11 @@ class Namespaces:
         Raises:
             CloneError: the kernel refused one; those before it are entered.
         """
-        for kind, fd in self._fds.items():
+        for kind, fd in self.joins():
             try:
-                _core.setns(fd, int(kind))
+                _core.setns(fd, kind)
             except OSError as e:
-                raise CloneError(e.errno or 0, step=f"setns({_FILES[kind]})") from None
+                raise CloneError(e.errno or 0, step=f"setns({_FILES[Namespace(kind)]})") from None
 
     # --- life
 
@@ -285,12 +285,11 @@ class Namespaces:
         (pidfd, writing, stack), self._holder = self._holder, None
         os.close(writing)
         if wait_readable(pidfd, _HOLDER_PATIENCE):
-            _core.waitid(3, pidfd, os.WEXITED | 0x40000000)
+            _core.waitid(P_PIDFD, pidfd, os.WEXITED | WALL)
             os.close(pidfd)
         else:
             # An init ends after its members, and one of those may be a child of ours that was not waited for yet.
-            _core.reap_later(pidfd)
-            _UNENDED.append(stack)
+            _core.reap_later(pidfd, stack)
 
     def __enter__(self) -> Self:
         return self
@@ -303,10 +302,13 @@ class Namespaces:
 
     def __del__(self) -> None:
         if getattr(self, "_fds", None):
-            import warnings
-
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            text = repr(self)
             self.close()
+            try:
+                import warnings
+            except ImportError:  # the interpreter is ending
+                return
+            warnings.warn(f"unclosed {text}", ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:
         held = (f"{_FILES[kind]}:[{os.fstat(fd).st_ino}]" for kind, fd in self._fds.items())
@@ -327,16 +329,17 @@ class _Borrowed(Namespaces):
         pass
 
 
-# Stacks of first processes that outlive their Namespaces.
-_UNENDED: Final[list[object]] = []
-
-
 def _nothing() -> None:
     """The function of a task that is there for its steps."""
 
 
 def _kinds_of(kinds: Namespace) -> list[Namespace]:
     return [kind for kind in _FILES if kind in kinds]
+
+
+def _is_own(kind: Namespace, fd: int) -> bool:
+    own, held = os.stat(f"/proc/thread-self/ns/{_FILES[kind]}"), os.fstat(fd)
+    return (own.st_dev, own.st_ino) == (held.st_dev, held.st_ino)
 
 
 def _hold(wanted: Description, reading: int) -> tuple[int, int, object]:

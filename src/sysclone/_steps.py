@@ -10,7 +10,7 @@ The order: what needs privilege before what gives it up; within credentials, wha
 from __future__ import annotations
 
 from . import _core, _credentials
-from ._errors import CloneError
+from ._errors import CloneError, load_hints
 from ._flags import Share
 
 TYPE_CHECKING = False
@@ -38,6 +38,7 @@ def steps_of(context: Description, light: bool) -> tuple[Step, ...]:
 
 
 def _compiled(context: Description, light: bool) -> tuple[Step, ...]:
+    load_hints()
     steps = [*_network(context), *_credential_steps(context)]
     if light and context.changes_credentials and Share.THREAD not in context.share:
         # Every change of ids or capabilities makes the kernel forget it.

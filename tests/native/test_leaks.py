@@ -104,7 +104,7 @@ def plans():
     one = core.Plan(256, 0, tids=(1, 2), stack_bytes=1 << 20, timeout_ns=5, uid_map=b"0 0 1", uid_helper=(b"/x", b"0"))
     refused(lambda: core.Plan(0, 0, gid_helper=()))
     refused(lambda: core.Plan(0, 0, joins=((1, "x"),)))
-    one.tids, one.flags, repr(one)
+    one.tids, one.flags, one.joined, repr(one)
     refused(core.Plan, "x", 0)
 
 def maps():
@@ -147,7 +147,7 @@ def later():
     pid = core.clone3(VM_VFORK, 0, 0, 0, 17, stack, 16384, 0, (), 0, 88, core.ENTRY_EXIT, 0)
     pidfd = core.pidfd_open(pid, 0)
     core.waitid(P_PIDFD, pidfd, WEXITED | WALL | WNOWAIT)
-    core.reap_later(pidfd)
+    core.reap_later(pidfd, bytes(4096))
     core.reap_pending()
 
 def traces(*command):

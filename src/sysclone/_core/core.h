@@ -231,10 +231,11 @@ PyObject *sc_pool_after_fork(PyObject *module, PyObject *unused);
 PyObject *sc_pool_drain(PyObject *module, PyObject *args);
 PyObject *sc_pool_stop(PyObject *module, PyObject *unused);
 void sc_pool_begin(void);
+void sc_pool_set_apart(void);
 void sc_pool_bury(pid_t group);
 
 /* --- reap.c: light processes whose threads outlive their function */
-void sc_reap_later(int pidfd);
+void sc_reap_later(int pidfd, PyObject *keep);
 void sc_reap_ended(void);
 PyObject *sc_reap_pending(PyObject *module, PyObject *unused);
 PyObject *sc_reap_later_py(PyObject *module, PyObject *args);

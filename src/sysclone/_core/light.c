@@ -336,7 +336,7 @@ sc_light_settle(sc_light *l, PyObject *absorb)
         else PyErr_Clear();
     }
     if (l->threads_left && !(l->plan->clone.flags & CLONE_PARENT))
-        sc_reap_later((int)sc_raw2(SYS_pidfd_open, l->pid, 0));
+        sc_reap_later((int)sc_raw2(SYS_pidfd_open, l->pid, 0), NULL);
 }
 
 /* (pid, end, status or None, exit code, stop, stop signal, value, frames, threads left) */

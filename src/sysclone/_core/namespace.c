@@ -7,6 +7,7 @@ sc_unshare(PyObject *module, PyObject *args)
     (void)module;
     unsigned long long flags;
     if (!PyArg_ParseTuple(args, "K:unshare", &flags)) return NULL;
+    sc_pool_set_apart();
     long answer;
     Py_BEGIN_ALLOW_THREADS
     answer = sc_raw1(SYS_unshare, flags);
@@ -21,6 +22,7 @@ sc_setns(PyObject *module, PyObject *args)
     (void)module;
     int fd, type;
     if (!PyArg_ParseTuple(args, "ii:setns", &fd, &type)) return NULL;
+    sc_pool_set_apart();
     long answer;
     Py_BEGIN_ALLOW_THREADS
     answer = sc_raw2(SYS_setns, fd, type);

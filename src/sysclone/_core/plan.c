@@ -157,7 +157,18 @@ sc_plan_get_stack_bytes(PyObject *self, void *unused)
     return PyLong_FromUnsignedLongLong(((sc_plan *)self)->stack_bytes);
 }
 
+static PyObject *
+sc_plan_get_joined(PyObject *self, void *unused)
+{
+    (void)unused;
+    const sc_newborn *n = &((sc_plan *)self)->newborn;
+    unsigned long kinds = 0;
+    for (int i = 0; i < n->join_count; i++) kinds |= (unsigned long)n->joins[i].kind;
+    return PyLong_FromUnsignedLong(kinds);
+}
+
 static PyGetSetDef sc_plan_getset[] = {
+    {"joined", sc_plan_get_joined, NULL, "The kinds of namespace that are joined, as clone flags.", NULL},
     {"stack_bytes", sc_plan_get_stack_bytes, NULL, "The stack to have, 0 for the thread's own.", NULL},
     {"cgroup", sc_plan_get_cgroup, NULL, "The cgroup's fd, borrowed, or -1.", NULL},
     {"tids", sc_plan_get_tids, NULL, "The ids to have, innermost namespace first.", NULL},

@@ -4,14 +4,21 @@
    Only a child that died by itself, or was asked to stop, makes the helper go in and set its state to rights.
 
    Idle helpers belong to the thread group that made them: a light process that starts tasks gets helpers of its own,
-   which end with their one run, since whoever's threads they are is the parent of the tasks they clone. */
+   which end with their one run, since whoever's threads they are is the parent of the tasks they clone.
+
+   A thread may have a cwd, a file table or namespaces of its own (unshare, setns), and a helper has those of the thread
+   that made it. So once any thread was set apart, a run goes to a helper that the kernel says is in the caller's place, or
+   to a new one. */
 #include "job.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
+#include <linux/kcmp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -29,6 +36,7 @@ typedef struct sc_helper {
     PyThreadState *ts;
     int go; /* 0: wait */
     pid_t group;
+    pid_t tid;
     bool lasting;
     bool pinned; /* threads of a light process that it made live on, and are to die with the program */
 } sc_helper;
@@ -39,11 +47,39 @@ static int sc_idle_count, sc_busy_count;
 static unsigned sc_generation;
 static int sc_draining;
 static pid_t sc_main_group;
+static int sc_set_apart;
 
 void
 sc_pool_begin(void)
 {
     sc_main_group = (pid_t)sc_raw0(SYS_getpid);
+}
+
+/* A thread of this process is about to have things of its own. In a light process it concerns nobody else. */
+void
+sc_pool_set_apart(void)
+{
+    if (sc_raw0(SYS_getpid) == sc_main_group) __atomic_store_n(&sc_set_apart, 1, __ATOMIC_SEQ_CST);
+}
+
+/* Whether the kernel says that the calling thread and another of the process see the same files, cwd and namespaces. */
+static bool
+sc_is_in_my_place(pid_t tid)
+{
+    static const char *const names[] = {"ns/mnt", "ns/net", "ns/uts", "ns/ipc", "ns/cgroup", "ns/pid_for_children",
+                                        "ns/time_for_children"};
+    long me = sc_raw0(SYS_gettid);
+    if (tid == me) return true;
+    if (sc_raw5(SYS_kcmp, me, tid, KCMP_FS, 0, 0) != 0 || sc_raw5(SYS_kcmp, me, tid, KCMP_FILES, 0, 0) != 0) return false;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char mine[64], others[64];
+        struct stat a = {0}, b = {0};
+        sc_proc_path(mine, me, names[i]);
+        sc_proc_path(others, tid, names[i]);
+        long first = sc_raw4(SYS_newfstatat, AT_FDCWD, mine, &a, 0), second = sc_raw4(SYS_newfstatat, AT_FDCWD, others, &b, 0);
+        if (first != second || a.st_ino != b.st_ino) return false;
+    }
+    return true;
 }
 
 unsigned
@@ -195,6 +231,7 @@ static void *
 sc_helper_main(void *argument)
 {
     sc_helper *helper = argument;
+    helper->tid = (pid_t)sc_raw0(SYS_gettid);
     helper->ts = PyThreadState_New(helper->interp);
     while (sc_helper_wait(helper)) {
         sc_run *run = helper->run;
@@ -229,7 +266,8 @@ sc_helper_create(sc_run *run, size_t stack_bytes)
     helper->stack_bytes = stack_bytes;
     helper->interp = PyInterpreterState_Get();
     helper->group = (pid_t)sc_raw0(SYS_getpid);
-    helper->lasting = helper->group == sc_main_group;
+    bool at_home = !__atomic_load_n(&sc_set_apart, __ATOMIC_SEQ_CST) || sc_is_in_my_place(helper->group);
+    helper->lasting = helper->group == sc_main_group && at_home;
     pthread_attr_t attr;
     pthread_t thread;
     int error = pthread_attr_init(&attr);
@@ -269,7 +307,10 @@ sc_pool_submit(sc_run *run, size_t stack_bytes, bool *created)
     if (stack_bytes < SC_LEAST_HELPER_STACK) stack_bytes = SC_LEAST_HELPER_STACK;
     pthread_mutex_lock(&sc_pool_lock);
     sc_helper **link = &sc_idle, *helper;
-    while ((helper = *link) && (helper->group != group || helper->stack_bytes < stack_bytes)) link = &helper->next;
+    bool apart = __atomic_load_n(&sc_set_apart, __ATOMIC_SEQ_CST);
+    while ((helper = *link)
+           && (helper->group != group || helper->stack_bytes < stack_bytes || (apart && !sc_is_in_my_place(helper->tid))))
+        link = &helper->next;
     if (helper) {
         *link = helper->next;
         sc_idle_count--;

@@ -16,14 +16,15 @@
 typedef struct {
     int pidfd;
     pid_t owner;
+    PyObject *keep; /* owned, or NULL: what the task needs until its end */
 } sc_pending_end;
 
 static sc_pending_end *sc_pending;
 static size_t sc_pending_count, sc_pending_room;
 
-/* Takes pidfd. A negative one (the table was full) is a zombie that stays until the program ends. */
+/* Takes pidfd, and a reference to keep, which may be NULL. A negative one (the table was full) is a zombie that stays until the program ends. */
 void
-sc_reap_later(int pidfd)
+sc_reap_later(int pidfd, PyObject *keep)
 {
     if (pidfd < 0) return;
     if (sc_pending_count == sc_pending_room) {
@@ -36,7 +37,8 @@ sc_reap_later(int pidfd)
         sc_pending = grown;
         sc_pending_room = room;
     }
-    sc_pending[sc_pending_count++] = (sc_pending_end){.pidfd = pidfd, .owner = (pid_t)sc_raw0(SYS_getpid)};
+    sc_pending[sc_pending_count++] = (sc_pending_end){.pidfd = pidfd, .owner = (pid_t)sc_raw0(SYS_getpid),
+                                                          .keep = Py_XNewRef(keep)};
 }
 
 /* Reaps those that have ended meanwhile; one comparison when there are none. */
@@ -55,6 +57,7 @@ sc_reap_ended(void)
             continue;
         }
         sc_raw1(SYS_close, sc_pending[i].pidfd);
+        Py_XDECREF(sc_pending[i].keep);
         sc_pending[i] = sc_pending[--sc_pending_count];
     }
 }
@@ -68,13 +71,15 @@ sc_reap_pending(PyObject *module, PyObject *unused)
     return PyLong_FromSize_t(sc_pending_count);
 }
 
-/* reap_later(pidfd): a child that will end some time, and is reaped at a later call. Takes the pidfd. */
+/* reap_later(pidfd, keep=None): a child that will end some time, and is reaped at a later call. Takes the pidfd; keep is
+   let go of then. */
 PyObject *
 sc_reap_later_py(PyObject *module, PyObject *args)
 {
     (void)module;
     int pidfd;
-    if (!PyArg_ParseTuple(args, "i:reap_later", &pidfd)) return NULL;
-    sc_reap_later(pidfd);
+    PyObject *keep = NULL;
+    if (!PyArg_ParseTuple(args, "i|O:reap_later", &pidfd, &keep)) return NULL;
+    sc_reap_later(pidfd, keep);
     Py_RETURN_NONE;
 }
