@@ -46,6 +46,7 @@ FLOORS = {
         "_cgroup",
         "_namespaces",
         "_result",
+        "_shared",
         "_steps",
         "_threads",
         "_wait",

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from ._relation import relation as relation
     from ._relation import why as why
     from ._run import run as run
+    from ._shared import Shared as Shared
+    from ._shared import shared as shared
     from ._sharing import Answer as Answer
     from ._sharing import ShareGroup as ShareGroup
     from ._sharing import TaskInfo as TaskInfo
@@ -100,6 +102,8 @@ _LATE = {
     "Thread": "_threads",
     "Unsupported": "_errors",
     "call": "_api",
+    "Shared": "_shared",
+    "shared": "_shared",
     "explain": "_explain",
     "inspect": "_inspect",
     "lowlevel": "lowlevel",
@@ -138,6 +142,7 @@ __all__ = [
     "SetnsEvent",
     "Share",
     "ShareGroup",
+    "Shared",
     "Status",
     "SyscloneError",
     "SyscloneWarning",
@@ -161,6 +166,7 @@ __all__ = [
     "relation",
     "result_buffer",
     "run",
+    "shared",
     "start",
     "trace",
     "unshare_thread",

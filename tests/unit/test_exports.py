@@ -44,6 +44,8 @@ PUBLIC = {
     "progress",
     "Progress",
     "result_buffer",
+    "shared",
+    "Shared",
     "Descriptor",
     "lowlevel",
     "SyscloneError",
