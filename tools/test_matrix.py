@@ -1,7 +1,8 @@
 """Runs the suite on every CPython from 3.11 on that this machine has, each with the built wheel, and sums up.
 
 For each version: a virtual environment in build/venvs/, the wheel built from the source distribution and installed
-there, then pytest under the watchdog. The last line is "N passed, N failed, N skipped", summed across versions.
+there, then pytest under the watchdog. Two versions run at a time, each in a process of its own, since each watchdog takes
+what is left running in its own for a failure. The last line is "N passed, N failed, N skipped", summed across versions.
 The standard library is enough to run this file.
 """
 
@@ -264,6 +265,72 @@ def judge(result: Result, outcome: watchdog.Outcome, journal: watchdog.Journal) 
     result.failed += len(result.faults)
 
 
+def beside_others(interpreters: list[Interpreter], options: argparse.Namespace, begin: float) -> list[Result]:
+    """Run several versions at a time; what each prints is shown when it has ended."""
+    waiting, running, results = list(interpreters), {}, {}
+    while waiting or running:
+        while waiting and len(running) < options.jobs:
+            interpreter = waiting.pop(0)
+            running[interpreter] = start_beside(interpreter, options, begin, first=interpreter is interpreters[0])
+        interpreter, process = next(iter(running.items()))
+        for one, candidate in running.items():
+            if candidate.poll() is not None:
+                interpreter, process = one, candidate
+        try:
+            process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            continue
+        del running[interpreter]
+        print(log_of(interpreter).read_text(errors="replace"), end="", flush=True)
+        results[interpreter] = told(interpreter, process.returncode)
+    return [results[interpreter] for interpreter in interpreters]
+
+
+def start_beside(
+    interpreter: Interpreter, options: argparse.Namespace, begin: float, first: bool
+) -> subprocess.Popen[bytes]:
+    """One version in a process of its own."""
+    left = options.total_seconds - (time.monotonic() - begin)
+    result_of(interpreter).unlink(missing_ok=True)
+    command = [sys.executable, __file__, "--python", interpreter.path, "--only", interpreter.minor]
+    command += [
+        "--test-seconds",
+        str(options.test_seconds),
+        "--run-seconds",
+        str(min(options.run_seconds, max(left, 1))),
+    ]
+    command += ["--result", str(result_of(interpreter)), *(["--first"] if first else []), "--", *options.pytest]
+    with log_of(interpreter).open("wb") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+
+
+def log_of(interpreter: Interpreter) -> Path:
+    """Where a version that runs beside others prints."""
+    path = BUILD / "test" / f"{interpreter.minor}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def result_of(interpreter: Interpreter) -> Path:
+    """Where a version that runs beside others leaves its result."""
+    return BUILD / "test" / f"{interpreter.minor}.result"
+
+
+def told(interpreter: Interpreter, exit_code: int) -> Result:
+    """The result that a version has left; that there is none is a failure."""
+    try:
+        fields = json.loads(result_of(interpreter).read_text())
+    except (OSError, ValueError):
+        return Result(interpreter, failed=1, faults=[f"the run of this version left with {exit_code} and no result"])
+    return Result(interpreter, **fields)
+
+
+def leave(result: Result, path: str) -> None:
+    """Leave a result for who started this process."""
+    fields = {name: value for name, value in vars(result).items() if name != "interpreter"}
+    Path(path).write_text(json.dumps(fields))
+
+
 def allowed_skips() -> list[tuple[str, str]]:
     """The lines of tests/allowed_skips.txt: the beginning of a test's id, and the feature that it may miss."""
     lines = (ROOT / "tests" / "allowed_skips.txt").read_text().splitlines()
@@ -305,7 +372,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="say which interpreters there are, and leave")
     parser.add_argument("--prepare", action="store_true", help="make and fill the environments, and leave")
     parser.add_argument("--test-seconds", type=float, default=120, help="the limit of one test (default: 120)")
-    parser.add_argument("--run-seconds", type=float, default=420, help="the limit of one version (default: 420)")
+    parser.add_argument("--run-seconds", type=float, default=600, help="the limit of one version (default: 600)")
+    parser.add_argument("--jobs", type=int, default=2, help="how many versions at a time (default: 2)")
+    parser.add_argument("--result", help=argparse.SUPPRESS)
+    parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--total-seconds", type=float, default=840, help="the limit of all (default: 840)")
     parser.add_argument(
         "--strict-skips",
@@ -334,24 +404,37 @@ def choose(options: argparse.Namespace) -> list[Interpreter]:
     return usable
 
 
+def look_again(options: argparse.Namespace) -> Interpreter:
+    """The one interpreter of a process that runs beside others."""
+    found = look(options.python)
+    if found is None:
+        raise SystemExit(f"test_matrix: {options.python} is gone")
+    return found
+
+
 def main() -> int:
     """Test everything, and say what came of it."""
     options = arguments()
-    interpreters = choose(options)
+    interpreters = choose(options) if not options.result else [look_again(options)]
     if options.list:
         return 0
     begin = time.monotonic()
+    if options.result:
+        result = test(interpreters[0], options, options.run_seconds, first=options.first)
+        leave(result, options.result)
+        return 0
     for interpreter in interpreters:
         prepare(interpreter)
     if options.prepare:
         return 0
-    results = []
-    for interpreter in interpreters:
-        left = options.total_seconds - (time.monotonic() - begin)
-        limit = min(options.run_seconds, max(left, 1))
-        results.append(test(interpreter, options, limit, first=not results))
-        if options.strict_skips:
-            check_skips(results[-1], allowed_skips())
+    if len(interpreters) > 1 and options.jobs > 1:
+        results = beside_others(interpreters, options, begin)
+    else:
+        limit = min(options.run_seconds, options.total_seconds)
+        results = [test(interpreter, options, limit, first=n == 0) for n, interpreter in enumerate(interpreters)]
+    if options.strict_skips:
+        for result in results:
+            check_skips(result, allowed_skips())
     return summarize(results)
 
 

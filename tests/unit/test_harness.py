@@ -16,6 +16,8 @@ import leftovers
 import pytest
 
 ROOT = Path(__file__).parents[2]
+# Command lines that nobody else has: another run of these tests may be going on.
+HUNG, STRAY = (f"{n}{os.getpid()}" for n in (1, 2))
 
 
 @pytest.fixture
@@ -156,24 +158,24 @@ def test_watchdog_passes_an_exit_code_on(tmp_path):
 def test_watchdog_ends_a_hung_test(tmp_path):
     """A test over its limit is named, its tasks are described, and everything is killed though it ignores SIGABRT."""
     (tmp_path / "journal").write_text(json.dumps({"begin": "tests/x.py::test_y", "at": 0.0}) + "\n")
-    told, (code, killed, strays) = watched(tmp_path, "trap '' ABRT; sleep 87654 & wait; wait", test_seconds=1.0)
+    told, (code, killed, strays) = watched(tmp_path, f"trap '' ABRT; sleep {HUNG} & wait; wait", test_seconds=1.0)
 
     assert code == -9
     assert str(killed).startswith("hung for")
     assert str(killed).endswith("tests/x.py::test_y")
     assert strays == []
-    assert "sleep 87654" in told
+    assert f"sleep {HUNG}" in told
     assert "syscall" in told
-    assert not running("sleep 87654")
+    assert not running(f"sleep {HUNG}")
 
 
 def test_watchdog_names_what_is_left_running(tmp_path):
     """A process that outlives the command, in a session of its own, is reported and killed."""
-    _, (code, killed, strays) = watched(tmp_path, "setsid sleep 87655 >/dev/null 2>&1 &")
+    _, (code, killed, strays) = watched(tmp_path, f"setsid sleep {STRAY} >/dev/null 2>&1 &")
 
     assert (code, killed) == (0, None)
-    assert [stray.split(" ", 1)[1] for stray in strays] == ["(sleep) sleep 87655"]
-    assert not running("sleep 87655")
+    assert [stray.split(" ", 1)[1] for stray in strays] == [f"(sleep) sleep {STRAY}"]
+    assert not running(f"sleep {STRAY}")
 
 
 JUDGE = """
