@@ -53,8 +53,9 @@ COPIED_BY_FORK = "CHILD_SETTID CHILD_CLEARTID"
 COPIED_FROM_A_FORK = "PARENT CHILD_SETTID CHILD_CLEARTID"
 """Made by an intermediate of libc's fork, and its sibling: so the caller's child, with the signal of that fork."""
 
-PROGRAM = "VM PIDFD CHILD_CLEARTID CLEAR_SIGHAND"
-"""Nothing is copied for a program; the word is cleared at exec; no handler of the creator's may run before it."""
+PROGRAM = "VM VFORK PIDFD CHILD_CLEARTID CLEAR_SIGHAND"
+"""Nothing is copied for a program; its creator sleeps until exec, where the word is cleared; no handler of the creator's
+may run before it."""
 
 NPTL = "VM FS FILES SIGHAND THREAD SYSVSEM SETTLS PARENT_SETTID CHILD_CLEARTID"
 """glibc's pthread_create, to the letter: nothing is added to it."""
