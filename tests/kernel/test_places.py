@@ -15,7 +15,7 @@ from features import requires
 from helpers import ended, in_subprocess
 
 import sysclone
-from sysclone import CloneError, Context, ContextError, Namespace, Namespaces, Share, _core
+from sysclone import CloneError, Context, ContextError, Namespace, Namespaces, Share, _core, lowlevel
 
 LIGHT = Share.VM
 NAMES = {
@@ -155,6 +155,91 @@ def test_a_copied_process_runs_in_joined_namespaces():
     with Namespaces.new(Namespace.PID) as held, Context(join=held).start(os.getpid) as task:
         assert 1 < task.result() < task.pid
         assert task.status.exit_code == 0
+
+
+@requires("root", "pid_namespaces", "net_namespaces")
+@pytest.mark.parametrize("share", [LIGHT, Share(0)], ids=["light", "copied"])
+def test_a_function_elsewhere_is_stopped_and_dies_as_here(share):
+    """Timeouts, cancels, exits and signals reach a function in joined namespaces, by the creator's number for it."""
+    with Namespaces.new(Namespace.PID | Namespace.NET) as held:
+        there = Context(share=share, join=held)
+        with pytest.raises(sysclone.TaskTimeout) as late:
+            there.replace(timeout=0.05).call(time.sleep, 60)
+        assert not late.value.still_running
+        task = there.start(time.sleep, 60)
+        task.cancel()
+        with pytest.raises((sysclone.Cancelled, sysclone.TaskKilled)):
+            task.result(20)
+        task.close()
+        with pytest.raises(sysclone.TaskExited, match="3"):
+            there.call(os._exit, 3)
+        with pytest.raises(sysclone.TaskKilled, match="SIGKILL"):
+            there.call(lambda: os.kill(os.getpid(), 9))
+        assert there.call(int, "7") == 7
+
+
+@requires("root", "pid_namespaces", "net_namespaces")
+def test_many_threads_enter_at_once():
+    """Eight threads, each with functions in joined namespaces and at home: every answer is from the right place."""
+    home, wrong = inode("net"), []
+    with Namespaces.new(Namespace.PID | Namespace.NET) as held:
+        there, elsewhere_net = Context(share=LIGHT, join=held), held.inode(Namespace.NET)
+
+        def work():
+            for n in range(20):
+                answers = there.call(inode, "net"), sysclone.call(inode, "net")
+                if n % 5 == 0:
+                    with there.start(inode, "net") as task:
+                        answers = task.result(), answers[1]
+                if answers != (elsewhere_net, home):
+                    wrong.append(answers)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+    assert held_are_reaped()
+
+
+@requires("root", "net_namespaces")
+def test_a_threads_own_namespace_is_found_by_its_tid():
+    """Namespaces.of a tid are that thread's, which may differ from its process's."""
+    got, stop = [], threading.Event()
+
+    def work():
+        got.append(lowlevel.gettid())
+        stop.wait(20)
+
+    thread = sysclone.Thread(target=work, new=Namespace.NET)
+    thread.start()
+    assert ends(lambda: got)
+    with Namespaces.of(*got, kinds=Namespace.NET) as theirs, Namespaces.of(os.getpid(), kinds=Namespace.NET) as ours:
+        assert ours.inode(Namespace.NET) == inode("net") != theirs.inode(Namespace.NET)
+    stop.set()
+    thread.join()
+
+
+@requires("root", "net_namespaces")
+def test_held_namespaces_are_handed_to_another_process():
+    """By fd, over a socket: a program that did not make them enters them."""
+    here, there = socket.socketpair()
+    with Namespaces.new(Namespace.NET) as held, here, there:
+        socket.send_fds(here, [b"x"], [held.fd(Namespace.NET)])
+        out = in_subprocess(
+            """
+            import os, socket, sys
+            from sysclone import Context, Namespaces, Share
+            _data, fds, *_ = socket.recv_fds(socket.socket(fileno=int(sys.argv[1])), 1, 1)
+            with Namespaces(net=fds[0]) as held:
+                look = lambda: os.stat("/proc/thread-self/ns/net").st_ino
+                print(Context(share=Share.VM, join=held).call(look))
+            """,
+            there.fileno(),
+            pass_fds=(there.fileno(),),
+        )
+        assert int(out) == held.inode(Namespace.NET)
 
 
 @requires("root", "net_namespaces", "uts_namespaces")
