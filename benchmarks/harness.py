@@ -16,7 +16,7 @@ import shlex
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,16 +107,26 @@ def floor(label: str, symbol: str, *arguments: bytes) -> Side:
 
 @functools.cache
 def floors() -> ctypes.CDLL:
-    """floors.c in this process, compiled when the library is missing or older."""
-    source, library = HERE / "floors.c", BUILD / "floors.so"
-    if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
+    """floors*.c in this process, compiled when the library is missing or older."""
+    return ctypes.CDLL(str(built("floors.so", sorted(HERE.glob("floors*.c")), "-shared", "-fPIC")))
+
+
+def program(name: str) -> str:
+    """The path of a program that is compiled from one file here."""
+    return str(built(name, [HERE / f"{name}.c"]))
+
+
+def built(name: str, sources: Sequence[Path], *flags: str) -> Path:
+    """What the compiler makes of some sources, made again when one of them is younger."""
+    result = BUILD / name
+    if not result.exists() or result.stat().st_mtime < max(source.stat().st_mtime for source in sources):
         BUILD.mkdir(parents=True, exist_ok=True)
-        fresh = library.with_suffix(f".{os.getpid()}.so")
+        fresh = result.with_suffix(f".{os.getpid()}")
         compiler = shlex.split(os.environ.get("CC", "gcc"))
-        flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-pthread", "-shared", "-fPIC"]
-        subprocess.run([*compiler, *flags, "-o", str(fresh), str(source)], check=True)
-        fresh.replace(library)
-    return ctypes.CDLL(str(library))
+        command = [*compiler, "-std=c11", "-O2", "-Wall", "-Wextra", "-pthread", *flags, "-o", str(fresh)]
+        subprocess.run([*command, *map(str, sources)], check=True)
+        fresh.replace(result)
+    return result
 
 
 @contextlib.contextmanager
