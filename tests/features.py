@@ -394,6 +394,12 @@ def gdb() -> str | None:
 
 
 @probe
+def tmux() -> str | None:
+    """There is tmux, a terminal to drive programs in."""
+    return says("tmux", "-V")
+
+
+@probe
 def compiler() -> str | None:
     """There is a C compiler, with nm beside it."""
     return says("gcc", "--version") or says("nm", "--version")

@@ -25,6 +25,7 @@ VERBS: Final = {
     "ps": "show every task, and what it shares with whom",
     "groups": "list the tasks that share something, odd ones first",
     "matrix": "show what each two of some tasks share",
+    "top": "watch the tasks, and what the chosen one shares with whom",
     "doctor": "say what this kernel and this user can do, and why not",
     "demo": "show what is shared with what, measured live",
 }

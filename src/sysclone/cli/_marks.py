@@ -8,6 +8,7 @@ from .._sharing import NAMESPACES, RESOURCES, Answer, names
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
     from typing import Final
 
     from .._inspect import Inspection
@@ -24,6 +25,8 @@ WITHIN_THE_PROCESS: Final = "t"
 ALONE: Final = "."
 NOTHING: Final = "-"
 UNKNOWN: Final = "?"
+
+SORTS: Final = ("tree", "pid", "name", "shared", "namespaces")
 
 RESOURCES_TOLD: Final = "M memory, F file table, D cwd, root and umask, H signal handlers, I I/O context, U undo list"
 MARKS_TOLD: Final = (
@@ -110,3 +113,21 @@ def is_odd(seen: Inspection, task: TaskInfo) -> bool:
         return WITH_ANOTHER_PROCESS in found or any(m == ALONE and r not in (Share.IO,) for r, m in missing)
     threads = set(task.group(Share.THREAD).tids)
     return any(not set(task.group(resource).tids) <= threads for resource in RESOURCES)
+
+
+def tree(tasks: list[TaskInfo], *, unicode: bool) -> Iterator[tuple[TaskInfo, str]]:
+    """The tasks in the order of the tree, each with the branch before its name."""
+    by_tid = {task.tid: task for task in tasks}
+    below: dict[int, list[TaskInfo]] = {}
+    for task in tasks:
+        below.setdefault(above(task) if above(task) in by_tid and above(task) != task.tid else 0, []).append(task)
+    middle, last, line = ("├─ ", "└─ ", "│  ") if unicode else ("|- ", "`- ", "|  ")
+    # A stack of its own: a chain of processes may be deeper than Python's.
+    left = [(task, "", "") for task in reversed(below.get(0, []))]
+    while left:
+        task, branch, indent = left.pop()
+        yield task, branch
+        children = below.get(task.tid, [])
+        for place, child in reversed(list(enumerate(children))):
+            is_last = place == len(children) - 1
+            left.append((child, indent + (last if is_last else middle), indent + ("   " if is_last else line)))

@@ -7,14 +7,12 @@ import json
 import sys
 
 from .._inspect import inspect
-from ._marks import MARKS_TOLD, RESOURCES_TOLD, above, add_tasks, is_odd, label, marks, own_namespaces
+from ._marks import MARKS_TOLD, RESOURCES_TOLD, add_tasks, is_odd, label, marks, own_namespaces, tree
 from ._table import show
 from ._tell import FAILED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from .._inspect import Inspection
     from .._sharing import TaskInfo
 
@@ -50,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**seen.as_dict(), "tasks": [task.as_dict() for task in chosen]}, indent=2))
         return 0
-    listed = [(task, "") for task in chosen] if args.table else list(_tree(chosen))
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    listed = [(task, "") for task in chosen] if args.table else list(tree(chosen, unicode=unicode))
     rows = [_row(seen, task, branch + _short(label(task), args.wide)) for task, branch in listed]
     processes = len({task.pid for task in chosen})
     show(f"{_many(len(chosen), 'task')} in {_many(processes, 'process', 'processes')}", HEADINGS, rows)
@@ -76,22 +75,3 @@ def _row(seen: Inspection, task: TaskInfo, what: str) -> list[str]:
 
 def _short(text: str, wide: bool) -> str:
     return text if wide or len(text) <= COMMAND_CHARACTERS else text[: COMMAND_CHARACTERS - 1] + "…"
-
-
-def _tree(tasks: list[TaskInfo]) -> Iterator[tuple[TaskInfo, str]]:
-    """The tasks in the order of the tree, each with the branch before its name."""
-    by_tid = {task.tid: task for task in tasks}
-    below: dict[int, list[TaskInfo]] = {}
-    for task in tasks:
-        below.setdefault(above(task) if above(task) in by_tid and above(task) != task.tid else 0, []).append(task)
-    drawn = ("├─ ", "└─ ", "│  ") if (sys.stdout.encoding or "").lower().startswith("utf") else ("|- ", "`- ", "|  ")
-    middle, last, line = drawn
-    # A stack of its own: a chain of processes may be deeper than Python's.
-    left = [(task, "", "") for task in reversed(below.get(0, []))]
-    while left:
-        task, branch, indent = left.pop()
-        yield task, branch
-        children = below.get(task.tid, [])
-        for place, child in reversed(list(enumerate(children))):
-            is_last = place == len(children) - 1
-            left.append((child, indent + (last if is_last else middle), indent + ("   " if is_last else line)))

@@ -1,0 +1,313 @@
+"""The application of `sysclone top`: a table of tasks that looks again and again, and what the chosen one shares."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from rich.markup import escape
+from rich.text import Text
+from textual import work
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.message import Message
+from textual.widgets import DataTable, Footer, Input, Static
+
+from .._flags import Share, format_signal
+from .._inspect import Inspection, inspect
+from .._relation import explain_task
+from .._sharing import NAMESPACES, RESOURCES, WORDS, Answer, TaskInfo
+from ._marks import (
+    ALONE,
+    NOTHING,
+    RESOURCES_TOLD,
+    SORTS,
+    UNKNOWN,
+    WITH_ANOTHER_PROCESS,
+    WITH_THE_ONE_ABOVE,
+    WITHIN_THE_PROCESS,
+    is_odd,
+    label,
+    mark,
+    own_namespaces,
+    tree,
+)
+
+_STYLES = {
+    WITH_THE_ONE_ABOVE: "green", WITH_ANOTHER_PROCESS: "bold magenta", WITHIN_THE_PROCESS: "cyan", ALONE: "blue",
+    NOTHING: "dim", UNKNOWN: "yellow",
+}  # fmt: skip
+_COLUMNS = ("pid", "tid", "S", "M F D H I U", "namespaces", "what")
+_MOST_NAMED = 12
+_COMMAND_CHARACTERS = 200
+
+Row = tuple[TaskInfo, str, str, str]
+"""A task, its marks, its namespaces, and its line of the tree."""
+
+
+class Looked(Message):
+    """A look is done."""
+
+    def __init__(self, found: Inspection | Exception) -> None:
+        super().__init__()
+        self.found = found
+
+
+class Top(App[None]):
+    """The tasks on the left, and on the right what the chosen one shares with whom."""
+
+    TITLE = "sysclone top"
+    ENABLE_COMMAND_PALETTE = False
+    CSS = """
+    #summary { height: 1; background: $panel; padding: 0 1; }
+    #tasks { width: 3fr; }
+    #side { width: 2fr; border-left: solid $panel; padding: 0 1; }
+    #filter { display: none; height: 3; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q", "quit", "quit"),
+        Binding("s", "sort", "sort"),
+        Binding("slash", "filter", "filter"),
+        Binding("t", "toggle('threads')", "threads"),
+        Binding("k", "toggle('kernel')", "kernel threads"),
+        Binding("o", "toggle('odd')", "odd ones only"),
+        Binding("space", "toggle('paused')", "pause"),
+        Binding("escape", "close_filter", "clear filter", show=False),
+    ]
+
+    def __init__(self, pids: list[int] | None, interval: float, sort: str, text: str, odd: bool) -> None:
+        super().__init__()
+        self.failure: Exception | None = None
+        self._pids = pids
+        self._interval = interval
+        self._sort = sort
+        self._filter = text
+        self._shown = {"threads": True, "kernel": bool(pids), "odd": odd, "paused": False}
+        self._seen: Inspection | None = None
+        self._rows: list[Row] = []
+        self._looking = False
+
+    def compose(self) -> ComposeResult:
+        """The widgets, from top to bottom."""
+        yield Static("looking …", id="summary", markup=False)
+        with Horizontal():
+            yield DataTable[Text](id="tasks", cursor_type="row", zebra_stripes=True)
+            with VerticalScroll(id="side", can_focus=True):
+                yield Static("", id="chosen")
+        yield Input(placeholder="a part of a line: a name, a pid, a namespace, +", id="filter", value=self._filter)
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Begin to look."""
+        table = self._table()
+        for name in _COLUMNS:
+            table.add_column(name, key=name)
+        table.focus()
+        self._look()
+        self.set_interval(self._interval, self._look_if_due)
+
+    def _table(self) -> DataTable[Text]:
+        return self.query_one("#tasks", DataTable)
+
+    # --- looking
+
+    def _look_if_due(self) -> None:
+        if not self._shown["paused"] and not self._looking:
+            self._look()
+
+    @work(thread=True)
+    def _look(self) -> None:
+        """Look outside of the thread that draws: a large system takes a while.
+
+        call_from_thread would wait for an answer, for ever where the application is left meanwhile.
+        """
+        self._looking = True
+        found: Inspection | Exception
+        try:
+            found = inspect(self._pids)
+        except Exception as e:
+            found = e
+        self._looking = False
+        self.post_message(Looked(found))
+
+    def on_looked(self, message: Looked) -> None:
+        """Take what was seen; what keeps it from looking is told by who started it."""
+        if isinstance(message.found, Inspection):
+            self._seen = message.found
+            self._show()
+        else:
+            self.failure = message.found
+            self.exit(return_code=1)
+
+    # --- showing
+
+    def _show(self) -> None:
+        """Bring the table up to date; who was chosen stays chosen where it is still there."""
+        seen = self._seen
+        if seen is None:
+            return
+        rows = self._ordered(seen)
+        if [row[1:] for row in rows] != [row[1:] for row in self._rows] or [row[0].tid for row in rows] != [
+            row[0].tid for row in self._rows
+        ]:
+            chosen = self._chosen()
+            table = self._table()
+            top, place = table.scroll_y, table.cursor_row
+            table.clear()
+            for task, marks, spaces, line in rows:
+                cells = (str(task.pid), str(task.tid), task.state, _coloured(marks), spaces, line)
+                table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells), key=str(task.tid))
+            tids = [row[0].tid for row in rows]
+            self._rows = rows
+            if rows:
+                row = tids.index(chosen) if chosen in tids else min(place, len(tids) - 1)
+                table.move_cursor(row=row, scroll=False)
+                table.scroll_to(y=top, animate=False)
+        self._rows = rows
+        self._show_summary(seen)
+        self._show_chosen()
+
+    def _ordered(self, seen: Inspection) -> list[Row]:
+        tasks = [task for task in seen if self._is_wanted(seen, task)]
+        branches = dict(tree(tasks, unicode=True)) if self._sort == "tree" else dict.fromkeys(tasks, "")
+        rows = []
+        for task, branch in branches.items():
+            marks = " ".join(mark(seen, task, resource) for resource in RESOURCES)
+            line = branch + label(task)[:_COMMAND_CHARACTERS]
+            rows.append((task, marks, own_namespaces(seen, task), line))
+        text = self._filter.lower()
+        if text:
+            rows = [
+                row for row in rows if text in f"{row[0].pid} {row[0].tid} {' '.join(row[1:])} {row[0].name}".lower()
+            ]
+        order = _ORDERS.get(self._sort)
+        return sorted(rows, key=order) if order else rows
+
+    def _is_wanted(self, seen: Inspection, task: TaskInfo) -> bool:
+        if task.kernel_thread and not self._shown["kernel"]:
+            return False
+        if task.is_thread and not self._shown["threads"]:
+            return False
+        return not self._shown["odd"] or is_odd(seen, task)
+
+    def _show_summary(self, seen: Inspection) -> None:
+        shown = [name for name, on in self._shown.items() if on and name in ("odd", "kernel", "paused")]
+        words = [
+            f"{len(self._rows)} of {len(seen)} tasks",
+            f"{sum(group.resource in RESOURCES for group in seen.groups)} groups",
+            f"{len(seen.unknown)} may not be looked at",
+            f"{seen.calls} calls, {seen.seconds * 1000:.0f} ms",
+            f"by {self._sort}",
+            *([f"with {self._filter!r}"] if self._filter else []),
+            *shown,
+        ]
+        self.query_one("#summary", Static).update(" · ".join(words))
+
+    def _chosen(self) -> int | None:
+        row = self._table().cursor_row
+        return self._rows[row][0].tid if 0 <= row < len(self._rows) else None
+
+    def _show_chosen(self) -> None:
+        tid, seen = self._chosen(), self._seen
+        task = seen.get(tid) if seen is not None and tid is not None else None
+        words = _about(seen, task) if seen is not None and task is not None else "nobody is chosen"
+        self.query_one("#chosen", Static).update(words)
+
+    # --- what the keys do
+
+    def on_data_table_row_highlighted(self, _: Any) -> None:
+        """Another task is chosen."""
+        self._show_chosen()
+
+    def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
+        """A click on a heading sorts by it."""
+        name = {"what": "name", "tid": "pid", "M F D H I U": "shared"}.get(str(event.column_key.value), "")
+        self._sort = name or (str(event.column_key.value) if str(event.column_key.value) in SORTS else "tree")
+        self._show()
+
+    def action_sort(self) -> None:
+        """The next order."""
+        self._sort = SORTS[(SORTS.index(self._sort) + 1) % len(SORTS)]
+        self._show()
+
+    def action_toggle(self, name: str) -> None:  # type: ignore[override]
+        """Switch something on or off."""
+        self._shown[name] = not self._shown[name]
+        self._show()
+
+    def action_filter(self) -> None:
+        """Open the line for the filter."""
+        line = self.query_one("#filter", Input)
+        line.display = True
+        line.focus()
+
+    def action_close_filter(self) -> None:
+        """Close the line, and show everybody."""
+        self.query_one("#filter", Input).value = ""
+        self._leave_filter()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Each letter counts at once."""
+        self._filter = event.value
+        self._show()
+
+    def on_input_submitted(self, _: Input.Submitted) -> None:
+        """Keep the filter, and go back to the table."""
+        self._leave_filter()
+
+    def _leave_filter(self) -> None:
+        self.query_one("#filter", Input).display = False
+        self._table().focus()
+
+
+def _shared_most(row: Row) -> tuple[int, int]:
+    """Who shares with most others comes first, threads of one process counting little."""
+    task = row[0]
+    return -sum(one == WITH_ANOTHER_PROCESS for one in row[1]), -sum(len(task.shared_with(r)) for r in RESOURCES)
+
+
+_ORDERS: dict[str, Any] = {
+    "pid": lambda row: (row[0].pid, row[0].tid),
+    "name": lambda row: (row[0].name.lower(), row[0].pid, row[0].tid),
+    "shared": _shared_most,
+    "namespaces": lambda row: (row[2] in ("", UNKNOWN), row[2], row[0].pid, row[0].tid),
+}
+
+
+def _coloured(marks: str) -> Text:
+    text = Text()
+    for one in marks:
+        text.append(one, _STYLES.get(one, ""))
+    return text
+
+
+def _about(seen: Inspection, task: TaskInfo) -> str:
+    """What the chosen task is, and with whom it shares what."""
+    lines = [f"[b]{task.tid} {escape(task.name)}[/b]", escape(explain_task(seen, task.tid)), ""]
+    for resource in (*RESOURCES, Share.THREAD):
+        group = task.group(resource)
+        word = WORDS[resource]
+        if group.answer is Answer.SHARED:
+            lines.append(f"[b]{word}[/b]: {escape(_named(seen, task.shared_with(resource)))}")
+        else:
+            lines.append(f"{word}: [dim]{'none' if group.answer is Answer.NOTHING else group.answer.value}[/dim]")
+    lines += ["", "[b]namespaces[/b]"]
+    for kind in NAMESPACES:
+        inode = task.namespaces.get(kind, 0)
+        lines.append(f"{str(kind.name).lower()}: {'may not be looked at' if inode is None else inode or 'none'}")
+    lines += [f"for children, {str(k.name).lower()}: {inode}" for k, inode in task.namespaces_for_children.items()]
+    lines += ["", f"cgroup: {escape(task.cgroup or 'none')}", f"uid: {task.uid}"]
+    if task.exit_signal is not None:
+        lines.append(f"exit signal: {format_signal(task.exit_signal) if task.exit_signal else 'none'}")
+    lines.append(f"no_new_privs: {task.no_new_privs}, seccomp: {task.seccomp}")
+    lines += ["", f"[dim]{RESOURCES_TOLD}[/dim]"]
+    return "\n".join(lines)
+
+
+def _named(seen: Inspection, tids: tuple[int, ...]) -> str:
+    """Some of the tasks by name."""
+    found = []
+    for tid in tids[:_MOST_NAMED]:
+        pid = seen._process_of(tid)
+        found.append(f"{tid} ({seen.process_name(pid)})" if tid == pid else f"{tid} of {pid}")
+    return ", ".join(found) + (f" and {len(tids) - _MOST_NAMED} more" if len(tids) > _MOST_NAMED else "")
