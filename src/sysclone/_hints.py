@@ -337,6 +337,13 @@ def _map_eperm(_detail: str) -> str:
     )
 
 
+def _map_eacces(_detail: str) -> str:
+    return lines(
+        "the memory is not dumpable, so these files are root's: a task in another user namespace shares it, or ids were changed",
+        "wait for that task, or prctl(PR_SET_DUMPABLE, 1) where nobody else may look in",
+    )
+
+
 def _map_einval(_detail: str) -> str:
     return lines("ranges that overlap, or more than fit: see user_namespaces(7)")
 
@@ -395,6 +402,7 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("unshare", errno.ENOSPC): _clone_enospc,
     ("setns", errno.EPERM): _enter_eperm,
     ("write", errno.EPERM): _map_eperm,
+    ("write", errno.EACCES): _map_eacces,
     ("write", errno.EINVAL): _map_einval,
     ("newuidmap", errno.EPERM): _helper_refused,
     ("any", errno.EMFILE): _any_emfile,

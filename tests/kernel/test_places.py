@@ -512,6 +512,31 @@ def test_nobody_maps_the_one_id_that_is_his():
     )
 
 
+@requires("nobody", "unprivileged_user_namespaces")
+def test_nobody_cannot_write_maps_while_a_task_is_in_another_user_namespace():
+    """The memory is not dumpable then: said, with what to do, and over when the task has ended."""
+    in_subprocess(
+        """
+        import os, sysclone
+        from sysclone import CloneError, Context, Namespace, Namespaces, Share
+        reading, writing = os.pipe()
+        new = Context(share=Share.VM, new=Namespace.USER, uid_map="root")
+        with Namespaces.new(Namespace.USER) as held:
+            with Context(share=Share.VM, join=held).start(os.read, reading, 1) as task:
+                try:
+                    new.call(os.getuid)
+                except CloneError as error:
+                    assert (error.errno, "not dumpable" in str(error)) == (13, True), error
+                else:
+                    raise SystemExit("written")
+                os.write(writing, b"x")
+                task.result()
+            assert new.call(os.getuid) == 0
+        """,
+        as_nobody=True,
+    )
+
+
 @requires("user_namespaces")
 def test_a_map_that_the_kernel_refuses_is_told_and_leaves_nothing():
     """Overlapping ranges are the kernel's to refuse: the step is named, for functions and programs."""
