@@ -10,6 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 ONLY ?=
 SUITE ?=
+comma := ,
 
 C_FILES := $(sort $(wildcard src/sysclone/_core/*.[ch]))
 BUILD_FILES := setup.py pyproject.toml src/sysclone/_version.py
@@ -17,7 +18,7 @@ LINTED := setup.py $(wildcard src tests tools examples benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-cpython matrix lint format types floors cross-aarch64 bench docs leaks asan soak clean
+.PHONY: help build demo test test-cpython test-sid matrix lint format types floors cross-aarch64 bench docs leaks asan soak clean
 
 help: ## print this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -41,6 +42,10 @@ test-cpython: ## CPython's own tests with ours in its place: make test-cpython O
 
 matrix: ## the suite alone on every CPython here: make matrix ONLY=3.11,3.13 ARGS="-k task -x"
 	@$(PYTHON) tools/test_matrix.py --python $(PYTHON) $(if $(ONLY),--only $(ONLY)) -- $(ARGS)
+
+test-sid: ## the suite on CPython 3.14 and 3.15, in a folder of Debian sid (needs root and Debian's archive)
+	@$(PYTHON) tools/sid_folder.py -- python3.14 tools/test_matrix.py --python python3.14 \
+		--only $(or $(ONLY),3.14$(comma)3.15) --strict-skips --total-seconds 1200 -- $(ARGS)
 
 lint: $(STAMPS)/dev ## ruff, and clang-format if there is one
 	@$(BIN)/ruff check $(LINTED)

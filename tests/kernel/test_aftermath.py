@@ -72,6 +72,33 @@ def test_a_function_is_stopped_while_a_frame_is_half_made():
     """)
 
 
+def test_a_kept_frame_of_a_dead_function_is_freed():
+    """What such a frame holds is freed with it."""
+    in_subprocess("""
+        import gc, os, sys, weakref, sysclone
+        kept = []
+
+        class Value:
+            pass
+
+        def dies(value):
+            kept.append((sys._getframe(), weakref.ref(value)))
+            os._exit(3)
+
+        for _ in range(20):
+            try:
+                sysclone.call(lambda: dies(Value()))
+            except sysclone.TaskExited:
+                pass
+        gc.collect()
+        assert all(isinstance(frame.f_locals["value"], Value) for frame, reference in kept)
+        references = [reference for frame, reference in kept]
+        kept.clear()
+        gc.collect()
+        assert not any(reference() for reference in references)
+    """)
+
+
 def test_an_event_loop_that_was_killed_is_forgotten():
     """Where a function was ended in an event loop, the next one may run a loop on the same thread."""
 
@@ -90,12 +117,14 @@ def test_an_event_loop_that_was_killed_is_forgotten():
 
 
 def test_a_running_loop_below_the_call_stays():
-    """A call from within a coroutine whose function dies leaves the coroutine's own loop running."""
+    """A call from within a coroutine whose function dies leaves the coroutine's own loop and task running."""
 
     async def calls():
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
         with pytest.raises(TaskExited):
             sysclone.call(os._exit, 3)
-        return asyncio.get_running_loop() is not None
+        await asyncio.sleep(0)
+        return asyncio.get_running_loop() is loop and asyncio.current_task() is task
 
     assert asyncio.run(calls())
 

@@ -78,12 +78,14 @@ PyObject *sc_set_disposition(PyObject *module, PyObject *args);
 /* --- tstate.c: what a thread state holds of the frames that run on it, version by version */
 typedef struct {
     PyThreadState *ts;
-    PyObject *running_loop; /* owned: asyncio's */
+    PyObject *running_loop, *running_task; /* owned: asyncio's */
     void *cframe, *frame, *exc_info, *exc_value, *context;
     void *datastack_chunk, *datastack_top, *datastack_limit;
     void *trash_later, *executor, *asyncgen_firstiter, *asyncgen_finalizer;
-    int use_tracing, recursion, c_recursion, headroom, tracing, trash_nesting, gilstate_counter,
-        origin_tracking_depth;
+    void *jit_exit, *ensure_guard;
+    Py_ssize_t ensure_counter;
+    int use_tracing, recursion, c_recursion, headroom, tracing, event, trash_nesting, gilstate_counter,
+        origin_tracking_depth, ensure_deletes;
 } sc_tstate;
 
 void sc_tstate_save(sc_tstate *saved, PyThreadState *ts);
@@ -91,6 +93,8 @@ void sc_tstate_restore(const sc_tstate *saved);
 void sc_tstate_save_loop(sc_tstate *saved);
 void sc_tstate_drop_loop(sc_tstate *saved);
 void sc_tstate_restore_loop(const sc_tstate *saved);
+int sc_main_thread_begin(void);
+void sc_main_thread_after_fork(void);
 bool sc_is_main_thread(void);
 PyObject *sc_finalizing(PyObject *module, PyObject *unused);
 bool sc_tstate_attached(PyThreadState *ts);

@@ -95,6 +95,7 @@ sc_exec_module(PyObject *module)
         PyErr_SetString(PyExc_ImportError, "sysclone works in the main interpreter alone");
         return -1;
     }
+    if (sc_main_thread_begin() < 0) return -1;
     sc_pool_begin();
     /* SIGINT has CPython's handler from the start, unless it was ignored then or has been given another since. */
     PyOS_sighandler_t handler = PyOS_getsig(SIGINT);

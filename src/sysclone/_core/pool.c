@@ -354,6 +354,7 @@ sc_pool_after_fork(PyObject *module, PyObject *unused)
     (void)module, (void)unused;
     pthread_mutex_init(&sc_pool_lock, NULL);
     sc_caught_after_fork();
+    sc_main_thread_after_fork();
     sc_idle = sc_all = NULL;
     sc_idle_count = sc_busy_count = 0;
     sc_generation++;

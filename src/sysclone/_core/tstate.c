@@ -7,18 +7,90 @@
    Values owned by a dead frame are leaked: they may be half written. */
 #include "tstate.h"
 
+#if SC_PY(13)
+/* Whether this interpreter's structures are laid out as those that the extension was compiled against: a patch release
+   may add fields. The interpreter publishes where some stand, for debuggers; what lies between two that agree agrees. */
+static bool
+sc_is_laid_out_alike(void)
+{
+    const _Py_DebugOffsets *o = &_PyRuntime.debug_offsets;
+    return memcmp(o->cookie, _Py_Debug_Cookie, sizeof o->cookie) == 0
+           && o->thread_state.current_frame == offsetof(PyThreadState, current_frame)
+           && o->thread_state.thread_id == offsetof(PyThreadState, thread_id)
+           && o->thread_state.datastack_chunk == offsetof(PyThreadState, datastack_chunk)
+           && o->interpreter_frame.executable == offsetof(_PyInterpreterFrame, f_executable)
+           && o->interpreter_frame.previous == offsetof(_PyInterpreterFrame, previous)
+           && o->interpreter_frame.owner == offsetof(_PyInterpreterFrame, owner)
+           && o->interpreter_frame.localsplus == offsetof(_PyInterpreterFrame, localsplus);
+}
+#else
+static bool
+sc_is_laid_out_alike(void)
+{
+    return true;
+}
+#endif
+
 const char *
 sc_tstate_unsupported(void)
 {
 #ifdef Py_GIL_DISABLED
-    return "this is a free-threaded CPython, where a light process would have no lock to take turns by";
+    return "this is a free-threaded CPython, where threads take no turns by a lock that a lent thread state could hold";
 #endif
     unsigned long hex = Py_Version;
-    if ((hex >> 16) != (PY_VERSION_HEX >> 16)) return "the extension was built for another version of CPython";
     if ((hex >> 16) < 0x030b || (hex >> 16) > 0x030f)
         return "the thread state of this version of CPython is not known to sysclone, which knows 3.11 to 3.15";
+    if ((hex >> 16) != (PY_VERSION_HEX >> 16)) return "the extension was built for another version of CPython";
+    if (!sc_is_laid_out_alike())
+        return "the thread state of this CPython is laid out otherwise than where sysclone was built; build it on this one";
     return NULL;
 }
+
+#if SC_PY(13)
+/* Nothing that all of these versions export tells which thread is the main one. */
+static unsigned long sc_main_ident;
+
+int
+sc_main_thread_begin(void)
+{
+    PyObject *module = PyImport_ImportModule("_thread");
+    PyObject *ident = module ? PyObject_CallMethod(module, "_get_main_thread_ident", NULL) : NULL;
+    sc_main_ident = ident ? PyLong_AsUnsignedLong(ident) : 0;
+    Py_XDECREF(ident);
+    Py_XDECREF(module);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* The thread that forked is the child's main one. */
+void
+sc_main_thread_after_fork(void)
+{
+    sc_main_ident = PyThread_get_thread_ident();
+}
+
+bool
+sc_is_main_thread(void)
+{
+    return PyThread_get_thread_ident() == sc_main_ident;
+}
+#else
+int
+sc_main_thread_begin(void)
+{
+    return 0;
+}
+
+void
+sc_main_thread_after_fork(void)
+{
+}
+
+bool
+sc_is_main_thread(void)
+{
+    return _Py_IsMainThread();
+}
+#endif
 
 /* finalizing() -> whether the interpreter has begun to end: atexit's functions run, or nothing of Python does soon. */
 PyObject *
@@ -34,12 +106,6 @@ sc_finalizing(PyObject *module, PyObject *unused)
     (void)interp;
     return PyBool_FromLong(_Py_IsFinalizing());
 #endif
-}
-
-bool
-sc_is_main_thread(void)
-{
-    return _Py_IsMainThread();
 }
 
 void
@@ -71,7 +137,16 @@ sc_tstate_save(sc_tstate *s, PyThreadState *ts)
 #if SC_PY(14)
     s->executor = ts->current_executor;
 #endif
-    s->running_loop = NULL;
+#if SC_PY(15)
+    s->jit_exit = ts->jit_exit;
+    s->ensure_counter = ts->ensure.counter;
+    s->ensure_deletes = ts->ensure.delete_on_release;
+    s->ensure_guard = ts->ensure.owned_guard;
+#endif
+#if SC_PY(12)
+    s->event = ts->what_event;
+#endif
+    s->running_loop = s->running_task = NULL;
     s->headroom = ts->recursion_headroom;
     s->tracing = ts->tracing;
     s->exc_info = ts->exc_info;
@@ -86,36 +161,49 @@ sc_tstate_save(sc_tstate *s, PyThreadState *ts)
     s->datastack_limit = ts->datastack_limit;
 }
 
-#if !SC_PY(14)
+#if SC_PY(14)
+/* A reference that another frame, or the one who deferred it, holds alive becomes one of the heap's. */
+#define SC_FRAME_OWN(reference) ((reference) = PyStackRef_MakeHeapSafe(reference))
+#endif
+
+/* A frame object takes the frame's contents over, as at a frame's ordinary end. What lay on the frame's stack is left. */
+static void
+sc_detach_frame(_PyInterpreterFrame *f, PyFrameObject *object, int locals)
+{
+    _PyInterpreterFrame *kept = (_PyInterpreterFrame *)object->_f_frame_data;
+    memcpy(kept, f, offsetof(_PyInterpreterFrame, localsplus) + (size_t)locals * sizeof *f->localsplus);
+    kept->owner = FRAME_OWNED_BY_FRAME_OBJECT;
+    kept->previous = NULL;
+    kept->frame_obj = f->frame_obj = NULL;
+#if SC_PY(14)
+    SC_FRAME_OWN(kept->f_executable);
+    SC_FRAME_OWN(kept->f_funcobj);
+    for (int i = 0; i < locals; i++) SC_FRAME_OWN(kept->localsplus[i]);
+    kept->stackpointer = kept->localsplus + locals;
+    kept->visited = 0;
+#else
+    kept->stacktop = locals;
+#endif
+    object->f_frame = kept;
+    if (!PyObject_GC_IsTracked((PyObject *)object)) PyObject_GC_Track(object);
+    /* The frame's own reference; never the last one, whose end would run code. */
+    if (Py_REFCNT(object) > 1) Py_DECREF(object);
+}
+
 /* Frame objects that the program still has of a dead function's frames (of a traceback, or sys._getframe) become their own
-   masters: each takes the frame's contents over, as at a frame's ordinary end, before its memory is used again. */
+   masters, before the frames' memory is used again. */
 static void
 sc_detach_frames(const sc_tstate *s)
 {
     _PyInterpreterFrame *previous;
     for (_PyInterpreterFrame *f = sc_frames_top(s); f && f != s->frame; f = previous) {
         previous = f->previous;
-        PyFrameObject *object = f->frame_obj;
         PyObject *code = SC_FRAME_CODE(f);
         if (f->owner == FRAME_OWNED_BY_GENERATOR) f->previous = NULL;
-        if (f->owner != FRAME_OWNED_BY_THREAD || !object || !code || !PyCode_Check(code)) continue;
-        int locals = ((PyCodeObject *)code)->co_nlocalsplus;
-        _PyInterpreterFrame *kept = (_PyInterpreterFrame *)object->_f_frame_data;
-        memcpy(kept, f, offsetof(_PyInterpreterFrame, localsplus) + (size_t)locals * sizeof(PyObject *));
-        kept->owner = FRAME_OWNED_BY_FRAME_OBJECT;
-        kept->previous = NULL;
-        kept->stacktop = locals;
-        object->f_frame = kept;
-        if (!PyObject_GC_IsTracked((PyObject *)object)) PyObject_GC_Track(object);
+        if (f->owner == FRAME_OWNED_BY_THREAD && f->frame_obj && code && PyCode_Check(code))
+            sc_detach_frame(f, f->frame_obj, ((PyCodeObject *)code)->co_nlocalsplus);
     }
 }
-#else
-static void
-sc_detach_frames(const sc_tstate *s)
-{
-    (void)s;
-}
-#endif
 
 static void
 sc_free_chunks(PyThreadState *ts, void *until)
@@ -162,6 +250,20 @@ sc_tstate_restore(const sc_tstate *s)
 #if SC_PY(14)
     ts->current_executor = s->executor;
 #endif
+#if SC_PY(15)
+    ts->jit_exit = s->jit_exit;
+    ts->ensure.counter = s->ensure_counter;
+    ts->ensure.delete_on_release = s->ensure_deletes;
+    /* The interpreter's end waits for each guard. */
+    if (ts->ensure.owned_guard && ts->ensure.owned_guard != s->ensure_guard) PyInterpreterGuard_Close(ts->ensure.owned_guard);
+    ts->ensure.owned_guard = s->ensure_guard;
+    /* A sampling profiler's anchor: the frame may be a dead one. */
+    ts->last_profiled_frame = NULL;
+    ts->last_profiled_frame_seq++;
+#endif
+#if SC_PY(12)
+    ts->what_event = s->event;
+#endif
     ts->recursion_headroom = s->headroom;
     ts->tracing = s->tracing;
     ts->exc_info = s->exc_info;
@@ -179,26 +281,56 @@ sc_tstate_restore(const sc_tstate *s)
 }
 
 static PyObject *
-sc_asyncio(const char *method, PyObject *argument)
+sc_asyncio(const char *method, PyObject *first, PyObject *second)
 {
     PyObject *modules = PyImport_GetModuleDict(), *asyncio = modules ? PyDict_GetItemString(modules, "_asyncio") : NULL;
     if (!asyncio) return NULL;
-    PyObject *answer = PyObject_CallMethod(asyncio, method, argument ? "O" : NULL, argument);
+    PyObject *answer = PyObject_CallMethod(asyncio, method, !first ? NULL : !second ? "O" : "OO", first, second);
     if (!answer) PyErr_Clear();
     return answer;
 }
 
-/* With the GIL, which sc_tstate_save does without. The reference is let go of by sc_tstate_drop_loop. */
+#if SC_PY(14)
+/* From 3.14 on a thread has one running task, whatever its loop; before, each loop has one, and is dead with it. */
+static PyObject *
+sc_running_task(PyObject *loop)
+{
+    return loop && loop != Py_None ? sc_asyncio("current_task", loop, NULL) : NULL;
+}
+
+static void
+sc_set_running_task(PyObject *loop, PyObject *task)
+{
+    if (loop && loop != Py_None) Py_XDECREF(sc_asyncio("_swap_current_task", loop, task ? task : Py_None));
+}
+#else
+static PyObject *
+sc_running_task(PyObject *loop)
+{
+    (void)loop;
+    return NULL;
+}
+
+static void
+sc_set_running_task(PyObject *loop, PyObject *task)
+{
+    (void)loop, (void)task;
+}
+#endif
+
+/* With the GIL, which sc_tstate_save does without. The references are let go of by sc_tstate_drop_loop. */
 void
 sc_tstate_save_loop(sc_tstate *s)
 {
-    s->running_loop = sc_asyncio("_get_running_loop", NULL);
+    s->running_loop = sc_asyncio("_get_running_loop", NULL, NULL);
+    s->running_task = sc_running_task(s->running_loop);
 }
 
 void
 sc_tstate_drop_loop(sc_tstate *s)
 {
     Py_CLEAR(s->running_loop);
+    Py_CLEAR(s->running_task);
 }
 
 /* With the thread state in order: a function that was killed in an event loop leaves the loop set as the running one,
@@ -206,7 +338,11 @@ sc_tstate_drop_loop(sc_tstate *s)
 void
 sc_tstate_restore_loop(const sc_tstate *s)
 {
-    Py_XDECREF(sc_asyncio("_set_running_loop", s->running_loop ? s->running_loop : Py_None));
+    PyObject *dead = sc_asyncio("_get_running_loop", NULL, NULL);
+    sc_set_running_task(dead, NULL);
+    Py_XDECREF(dead);
+    Py_XDECREF(sc_asyncio("_set_running_loop", s->running_loop ? s->running_loop : Py_None, NULL));
+    sc_set_running_task(s->running_loop, s->running_task);
 }
 
 bool

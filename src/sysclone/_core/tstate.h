@@ -11,6 +11,7 @@
 #include "internal/pycore_frame.h"
 #include "internal/pycore_interp.h"
 #include "internal/pycore_pystate.h"
+#include "internal/pycore_runtime.h"
 #if PY_VERSION_HEX >= 0x030e0000
 #include "internal/pycore_interpframe.h"
 #include "internal/pycore_tstate.h"
