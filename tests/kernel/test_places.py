@@ -120,6 +120,20 @@ def test_a_socket_comes_out_of_another_network():
                 assert accepted.recv(1) == b"x"
 
 
+@requires("root", "net_namespaces")
+@pytest.mark.parametrize("share", [LIGHT, Share(0)], ids=["light", "copied"])
+def test_loopback_is_up_by_choice(share):
+    """A new network has 127.0.0.1 with loopback=True, and nothing without."""
+
+    def talk():
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+            return client.getpeername()[0]
+
+    assert Context(share=share, new=Namespace.NET, loopback=True).call(talk) == "127.0.0.1"
+    with pytest.raises(OSError, match="unreachable|Cannot assign"):
+        Context(share=share, new=Namespace.NET).call(talk)
+
+
 @requires("root", "mount_namespaces")
 def test_a_file_comes_out_of_other_mounts(tmp_path):
     """With the file table shared, a file that only another mount namespace has is read here."""
