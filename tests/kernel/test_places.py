@@ -130,7 +130,7 @@ def test_loopback_is_up_by_choice(share):
             return client.getpeername()[0]
 
     assert Context(share=share, new=Namespace.NET, loopback=True).call(talk) == "127.0.0.1"
-    with pytest.raises(OSError, match="unreachable|Cannot assign"):
+    with pytest.raises(OSError, match=r"unreachable|Cannot assign"):
         Context(share=share, new=Namespace.NET).call(talk)
 
 
