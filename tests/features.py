@@ -362,6 +362,28 @@ def cgroup1() -> str | None:
     return cgroup_writable("cgroup")
 
 
+def memory_mount() -> Path | None:
+    """Where the cgroup v1 hierarchy of the memory controller is mounted."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    found = (Path(words[1]) for words in mounts if words[2] == "cgroup" and "memory" in words[3].split(","))
+    return next(found, None)
+
+
+@probe
+def cgroup1_memory() -> str | None:
+    """A cgroup v1 hierarchy of the memory controller to make groups in."""
+    mount = memory_mount()
+    if mount is None:
+        return "no cgroup v1 memory hierarchy is mounted"
+    folder = mount / f"sysclone-probe-memory-{os.getpid()}"
+    try:
+        folder.mkdir()
+        folder.rmdir()
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    return None
+
+
 @probe
 def kernel_threads() -> str | None:
     """Kernel threads can be seen, as in the first pid namespace."""

@@ -124,6 +124,8 @@ def spawn(
     umask: int,
     setup: Callable[[], object] | None,
     mask: int | None = ...,
+    terminal: int = ...,
+    is_subreaper: bool = ...,
     /,
 ) -> tuple[int, int, int, int, int, BaseException | str | None]: ...
 def finalizing() -> bool: ...

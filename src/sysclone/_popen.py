@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 
 from . import _core
@@ -19,28 +20,18 @@ from ._context import Description
 from ._errors import CloneError, ContextError, SyscloneWarning
 from ._flags import Share, format_flags, format_step
 from ._idmap import plan_of
+from ._popen_end import PLAIN, pidfd_of
+from ._popen_tree import Tree
 from ._program import argv_and_program, environment, outside, search, text_encoding
-from ._status import Status
 from ._steps import steps_of, take
-from ._wait import late_status, reap, to_rusage, wait_readable
+from ._usage import oom_kills
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import resource
-    import threading
     from collections.abc import Callable
     from typing import Any, Final
 
-    class _Base(subprocess.Popen[Any]):
-        _waitpid_lock: threading.Lock
-
-        def _internal_poll(self, _deadstate: Any = None, **ignored: Any) -> int | None: ...
-        def _wait(self, timeout: float | None) -> int: ...
-        def _execute_child(self, *arguments: Any) -> None: ...
-        def _handle_exitstatus(self, sts: int) -> None: ...
-
-else:
-    _Base = subprocess.Popen
+    _Outcome = tuple[int, int, int, int, int, BaseException | str | None]
 
 # exec gives the program a memory, a file table and handlers of its own, whatever the clone shared.
 _UNDONE_BY_EXEC: Final = Share.VM | Share.FILES | Share.SIGHAND
@@ -56,21 +47,23 @@ _STEPS: Final = (
     "preexec_fn",
     "fcntl",
     "execve",
+    "ioctl(TIOCSCTTY)",
+    "prctl(PR_SET_CHILD_SUBREAPER)",
 )
 _STEP_CHDIR: Final = 2
 _STEP_SETUP: Final = 8
 _STEP_EXEC: Final = 10
 
-PLAIN: Final = Description()
-_WAITPID: Final = os.waitpid
 
-
-class Popen(_Base):
+class Popen(Tree):
     """A running program.
 
     Args:
         args, and every keyword of subprocess.Popen: as there.
         context: a Context; None is a plain new process.
+        tree: whether to keep hold of all that the program starts, for kill_tree, terminate_tree and usage: it adopts what
+            its descendants leave behind, and this program what it leaves itself (PR_SET_CHILD_SUBREAPER, in both). The
+            variable SYSCLONE_TREE in its environment tells them from this program's other children.
 
     Raises:
         CloneError: a step failed, by name; also the OSError subclass of its errno, as from subprocess.
@@ -81,11 +74,10 @@ class Popen(_Base):
             which exec sets back to SIGCHLD.
     """
 
-    pid: int
-    pidfd: int = -1
-    returncode: Any
     _signal_mask: int | None = None
     """The program's, as bits; None for the caller's."""
+    _terminal_fd: int = -1
+    """What becomes its session's terminal; none where negative."""
 
     def __init__(
         self,
@@ -111,11 +103,11 @@ class Popen(_Base):
         encoding: str | None = None,
         errors: str | None = None,
         text: bool | None = None,
+        tree: bool = False,
         **keywords: Any,
     ) -> None:
+        self._has_tree = bool(tree)
         self.context: Description = PLAIN if context is None else context
-        self._ended_as: Status | None = None
-        self._usage: tuple[float, ...] | None = None
         _check(self.context)
         if sys.flags.warn_default_encoding and encoding is None and (errors or text or universal_newlines):
             encoding = text_encoding()
@@ -147,18 +139,20 @@ class Popen(_Base):
         errwrite: int,
         *identity: Any,
     ) -> None:
-        if not subprocess._USE_VFORK and self.context == PLAIN:
+        if not subprocess._USE_VFORK and self.context == PLAIN and not self._has_tree and self._terminal_fd < 0:
             # subprocess's own switch for those who want no child in their memory.
             super()._execute_child(
                 args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell,
                 p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *identity,
             )  # fmt: skip
-            self.pidfd = _pidfd_of(self.pid)
+            self._began(self.pid, pidfd_of(self.pid))
             return
         restore_signals, gid, gids, uid, umask, start_new_session, process_group = identity
         argv, program = argv_and_program(args, executable, shell)
         sys.audit("subprocess.Popen", program, argv, cwd, env)
         paths = search(program, env)
+        if self._has_tree:
+            env = self._keep_tree(env)
         envp = None if env is None else environment(env)
         rest = (
             [os.fsencode(a) for a in argv],
@@ -176,7 +170,7 @@ class Popen(_Base):
             umask,
         )
         if preexec_fn is None:
-            outcome = self._spawn(paths, *rest, None, self._signal_mask)
+            outcome = self._spawn(None, self._signal_mask, paths, *rest)
         else:
             outcome = self._spawn_after(preexec_fn, envp, paths, *rest)
         # The child has its own copies; a pipe whose other end stays open here would never end.
@@ -189,9 +183,7 @@ class Popen(_Base):
         self._closed_child_pipe_fds = True
         self._take(outcome, cwd, program)
 
-    def _spawn_after(
-        self, preexec_fn: Callable[[], Any], envp: list[bytes] | None, *rest: Any
-    ) -> tuple[int, int, int, int, int, BaseException | str | None]:
+    def _spawn_after(self, preexec_fn: Callable[[], Any], envp: list[bytes] | None, *rest: Any) -> _Outcome:
         if sys.version_info >= (3, 12) and _core.finalizing():
             # As subprocess: PythonFinalizationError is new in 3.13, and a RuntimeError.
             error = getattr(builtins, "PythonFinalizationError", RuntimeError)
@@ -202,40 +194,39 @@ class Popen(_Base):
         if mask is None:
             mask = sum(1 << (number - 1) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
         with Preexec(preexec_fn, envp, mask) as setup:
-            return self._spawn(*rest, setup, mask)
+            return self._spawn(setup, mask, *rest)
 
-    def _spawn(self, paths: list[bytes], *rest: Any) -> tuple[int, int, int, int, int, BaseException | str | None]:
+    def _spawn(self, setup: Callable[[], object] | None, mask: int | None, *rest: Any) -> _Outcome:
         context = self.context
         steps = steps_of(context, light=False)
+        inside = setup
+
+        def take_steps() -> object:
+            take(steps)
+            return inside() if inside is not None else None
+
         if steps:
-            *plain, preexec, mask = rest
-
-            def set_up() -> object:
-                take(steps)
-                return preexec() if preexec is not None else None
-
-            rest = (*plain, set_up, mask)
+            setup = take_steps
+        last: Any = (mask, self._terminal_fd, self._has_tree)
+        self._started = time.monotonic()
         if context.cgroup is None:
-            return _core.spawn(plan_of(context, "program", drop=_UNDONE_BY_EXEC), paths, *rest)
+            return _core.spawn(plan_of(context, "program", drop=_UNDONE_BY_EXEC), *(*rest, setup, *last))
         with CgroupDirectory(context.cgroup) as cgroup:
+            self._oom_kills = oom_kills(cgroup.fd)
             if cgroup.can_be_born_in:
                 plan = plan_of(context, "program", drop=_UNDONE_BY_EXEC, cgroup=cgroup.fd)
-                return _core.spawn(plan, paths, *rest)
-            *plain, setup, mask = rest
+                return _core.spawn(plan, *(*rest, setup, *last))
 
             def enter() -> object:
                 cgroup.enter()
                 return setup() if setup is not None else None
 
-            return _core.spawn(plan_of(context, "program", drop=_UNDONE_BY_EXEC), paths, *(*plain, enter, mask))
+            return _core.spawn(plan_of(context, "program", drop=_UNDONE_BY_EXEC), *(*rest, enter, *last))
 
-    def _take(
-        self, outcome: tuple[int, int, int, int, int, BaseException | str | None], cwd: Any, program: Any
-    ) -> None:
+    def _take(self, outcome: _Outcome, cwd: Any, program: Any) -> None:
         pid, pidfd, step, errno, _path, exception = outcome
         if step == 0:
-            self.pid, self.pidfd = pid, pidfd
-            self._child_created = True
+            self._began(pid, pidfd)
             return
         if pid:
             self.returncode = 127
@@ -258,106 +249,6 @@ class Popen(_Base):
             name = f"{name}({os.fsdecode(filename)})"
         raise CloneError(errno, step=name, filename=filename)
 
-    # --- waiting: by pidfd, with __WALL, never by a number that may be another's
-
-    def fileno(self) -> int:
-        """The pidfd: readable when the program has ended.
-
-        Raises:
-            ValueError: it was closed, because the program has been waited for.
-        """
-        if self.pidfd < 0:
-            raise ValueError("the program has been waited for, and its pidfd is closed")
-        return self.pidfd
-
-    def done(self) -> bool:
-        """Whether the program has ended. Never waits."""
-        return self.poll() is not None
-
-    @property
-    def status(self) -> Status | None:
-        """How it ended; None while it runs. Where nobody saw it, unknown: never 0."""
-        self.poll()
-        return self._ended_as
-
-    @property
-    def rusage(self) -> resource.struct_rusage | None:
-        """What it used; None while it runs and where another reaped it."""
-        self.poll()
-        return to_rusage(self._usage) if self._usage is not None else None
-
-    def _collect(self) -> None:
-        """Wait for the end and reap; the caller holds the lock."""
-        if self.context.parent == "caller":
-            self._ended_as, self._usage = reap(self.pidfd, self.pid, own_child=True)
-            if self._usage is None and os.waitpid is not _WAITPID:
-                # Another reaped it, and has put its own waitpid in place of the system's (gevent does): it is to be asked.
-                pid, word = os.waitpid(self.pid, os.WNOHANG)
-                if pid == self.pid:
-                    self._handle_exitstatus(word)
-                    self._ended_as = _as_status(self.returncode)
-        else:
-            wait_readable(self.pidfd, None)
-            self._ended_as = late_status(self.pidfd, self.pid)
-        # subprocess's number has no word for unknown; 255 is no success, and status tells.
-        if self.returncode is None:
-            code = self._ended_as.returncode
-            self.returncode = 255 if code is None else code
-        os.close(self.pidfd)
-        self.pidfd = -1
-
-    def _internal_poll(self, _deadstate: Any = None, **ignored: Any) -> int | None:
-        if self.returncode is None and self.pidfd < 0:
-            self._by_number(super()._internal_poll(_deadstate, **ignored))
-            return self._code()
-        if self.returncode is None and self._waitpid_lock.acquire(False):
-            try:
-                if self.pidfd >= 0 and wait_readable(self.pidfd, 0):
-                    self._collect()
-            finally:
-                self._waitpid_lock.release()
-        return self._code()
-
-    def _code(self) -> int | None:
-        code: int | None = self.returncode
-        return code
-
-    def _by_number(self, code: int | None) -> None:
-        """Before Linux 5.3 there is no pidfd, and subprocess's own waiting must do."""
-        if code is not None and self._ended_as is None:
-            self._ended_as = _as_status(code)
-
-    def _wait(self, timeout: float | None) -> int:
-        if self.returncode is None and self.pidfd < 0:
-            code = super()._wait(timeout)
-            self._by_number(code)
-            return code
-        if timeout is not None and self.returncode is None and not wait_readable(self.pidfd, timeout):
-            raise subprocess.TimeoutExpired(self.args, timeout)
-        with self._waitpid_lock:
-            if self.returncode is None:
-                self._collect()
-        return int(self.returncode)
-
-    def send_signal(self, sig: int) -> None:
-        """Send a signal by pidfd; does nothing when the program has ended."""
-        self.poll()
-        if self.returncode is not None:
-            return
-        if self.pidfd < 0:
-            super().send_signal(sig)
-            return
-        try:
-            _core.pidfd_send_signal(self.pidfd, int(sig), 0)
-        except ProcessLookupError:
-            pass
-
-    def __del__(self, *args: Any, **keywords: Any) -> None:
-        super().__del__(*args, **keywords)
-        if getattr(self, "returncode", None) is not None and self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
-
 
 def _check(context: Description) -> None:
     if Share.THREAD in context.share:
@@ -373,15 +264,3 @@ def _check(context: Description) -> None:
 
 def _warn(message: str) -> None:
     warnings.warn(message, SyscloneWarning, stacklevel=outside())
-
-
-def _as_status(code: int) -> Status:
-    return Status(signal=-code) if code < 0 else Status(exit_code=code)
-
-
-def _pidfd_of(pid: int) -> int:
-    """A pidfd of a child that has not been waited for; -1 where the kernel reaps by itself, or has none."""
-    try:
-        return _core.pidfd_open(pid, 0)
-    except OSError:
-        return -1

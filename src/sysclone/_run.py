@@ -28,7 +28,8 @@ def run(
     Args:
         args: the program and its arguments, or with shell=True a line for the shell.
         context: a Context; None is a plain new process. Its timeout counts where timeout is not given.
-        input, capture_output, timeout, check, and every keyword of subprocess.Popen: as of subprocess.run.
+        timeout: seconds after which the program is killed; with `tree=True` everything that it started too.
+        input, capture_output, check, and every keyword of subprocess.Popen: as of subprocess.run.
 
     Returns:
         A subprocess.CompletedProcess; its returncode is 255 where the status was seen by nobody (see Popen.status).
@@ -52,6 +53,8 @@ def run(
         try:
             stdout, stderr = process.communicate(input, timeout=timeout)
         except subprocess.TimeoutExpired:
+            if keywords.get("tree"):
+                process.kill_tree()
             process.kill()
             process.wait()
             raise

@@ -12,6 +12,8 @@
 #include <linux/futex.h>
 #include <signal.h>
 #include <stddef.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
 
 #include "arch.h"
 
@@ -158,6 +160,9 @@ sc_child_main(void *argument)
     if (c->cwd) SC_TRY(SC_STEP_CHDIR, sc_raw1(SYS_chdir, c->cwd));
     if (c->umask >= 0) sc_raw1(SYS_umask, c->umask);
     if (c->setsid) SC_TRY(SC_STEP_SETSID, sc_raw0(SYS_setsid));
+    /* Its group becomes the foreground one. */
+    if (c->terminal >= 0) SC_TRY(SC_STEP_TERMINAL, sc_raw3(SYS_ioctl, c->terminal, TIOCSCTTY, 0));
+    if (c->is_subreaper) SC_TRY(SC_STEP_SUBREAPER, sc_raw5(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
     if (c->pgid >= 0) SC_TRY(SC_STEP_SETPGID, sc_raw2(SYS_setpgid, 0, c->pgid));
     if (c->group_count >= 0) SC_TRY(SC_STEP_SETGROUPS, sc_raw2(SYS_setgroups, c->group_count, c->groups));
     if (c->gid >= 0) SC_TRY(SC_STEP_SETGID, sc_raw2(SYS_setregid, c->gid, c->gid));

@@ -18,6 +18,8 @@ enum sc_step {
     SC_STEP_SETUP,
     SC_STEP_CLOSE,
     SC_STEP_EXEC,
+    SC_STEP_TERMINAL,
+    SC_STEP_SUBREAPER,
 };
 
 typedef struct sc_child {
@@ -28,6 +30,8 @@ typedef struct sc_child {
     const int *keep;
     size_t keep_count; /* sorted, for exec to leave open */
     bool close_others, reset_handlers, restore_ignored, setsid;
+    bool is_subreaper;
+    int terminal; /* what becomes the terminal of its session, or -1 */
     long pgid, uid, gid, umask; /* -1: as it is */
     const unsigned *groups;
     long group_count; /* -1: as they are */
