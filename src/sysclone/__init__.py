@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ._api import call as call
     from ._api import start as start
     from ._capabilities import Capabilities as Capabilities
+    from ._cause import Cause as Cause
     from ._errors import Cancelled as Cancelled
     from ._errors import CloneError as CloneError
     from ._errors import ContextError as ContextError
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
     from ._relation import Relation as Relation
     from ._relation import relation as relation
     from ._relation import why as why
+    from ._run import call_program as call_program
+    from ._run import check_call as check_call
+    from ._run import check_output as check_output
+    from ._run import getoutput as getoutput
+    from ._run import getstatusoutput as getstatusoutput
     from ._run import run as run
     from ._shared import Shared as Shared
     from ._shared import shared as shared
@@ -61,6 +67,7 @@ if TYPE_CHECKING:
     from ._trace_events import SetnsEvent as SetnsEvent
     from ._trace_events import UnshareEvent as UnshareEvent
     from ._transport import Descriptor as Descriptor
+    from ._usage import Usage as Usage
     from ._wait_many import wait_all as wait_all
     from ._wait_many import wait_any as wait_any
 
@@ -69,6 +76,7 @@ _LATE = {
     "AttachEvent": "_trace_events",
     "Cancelled": "_errors",
     "Capabilities": "_capabilities",
+    "Cause": "_cause",
     "CloneError": "_errors",
     "CloneEvent": "_trace_events",
     "Context": "_api",
@@ -87,6 +95,7 @@ _LATE = {
     "SetnsEvent": "_trace_events",
     "Share": "_flags",
     "ShareGroup": "_sharing",
+    "Shared": "_shared",
     "Status": "_status",
     "SyscloneError": "_errors",
     "SyscloneWarning": "_errors",
@@ -97,20 +106,25 @@ _LATE = {
     "TaskKilled": "_errors",
     "TaskLost": "_errors",
     "TaskTimeout": "_errors",
+    "Thread": "_threads",
     "Trace": "_trace",
     "UnshareEvent": "_trace_events",
-    "Thread": "_threads",
     "Unsupported": "_errors",
+    "Usage": "_usage",
     "call": "_api",
-    "Shared": "_shared",
-    "shared": "_shared",
+    "call_program": "_run",
+    "check_call": "_run",
+    "check_output": "_run",
     "explain": "_explain",
+    "getoutput": "_run",
+    "getstatusoutput": "_run",
     "inspect": "_inspect",
     "lowlevel": "lowlevel",
     "progress": "_progress",
     "relation": "_relation",
     "result_buffer": "_memory",
     "run": "_run",
+    "shared": "_shared",
     "start": "_api",
     "trace": "_trace",
     "unshare_thread": "_threads",
@@ -124,6 +138,7 @@ __all__ = [
     "AttachEvent",
     "Cancelled",
     "Capabilities",
+    "Cause",
     "CloneError",
     "CloneEvent",
     "Context",
@@ -157,9 +172,15 @@ __all__ = [
     "Trace",
     "UnshareEvent",
     "Unsupported",
+    "Usage",
     "__version__",
     "call",
+    "call_program",
+    "check_call",
+    "check_output",
     "explain",
+    "getoutput",
+    "getstatusoutput",
     "inspect",
     "lowlevel",
     "progress",

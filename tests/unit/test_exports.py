@@ -17,6 +17,13 @@ import sysclone
 TESTS = Path(__file__).parents[1]
 
 PUBLIC = {
+    "getstatusoutput",
+    "getoutput",
+    "check_output",
+    "check_call",
+    "call_program",
+    "Usage",
+    "Cause",
     "__version__",
     "call",
     "start",
