@@ -171,16 +171,16 @@ def test_a_tree_that_has_ended_is_no_error():
 def test_one_that_refuses_is_named():
     """A descendant that may not be signalled is a CloneError with its number, and the others are killed."""
     out = in_subprocess("""
-        import os, subprocess, sysclone, sysclone._tree, sysclone._hints
+        import os, select, signal, subprocess, sysclone, sysclone._tree, sysclone._hints
         program = sysclone.Popen(["sh", "-c", "echo $$; setpriv --reuid 65534 sleep 60 & sleep 60"], stdout=-1, stderr=-3)
         program.stdout.readline()
         os.setresuid(65534, 65534, 65534)
         try:
             program.kill_tree()
         except sysclone.CloneError as error:
-            print(error.step.startswith("pidfd_send_signal("), error.errno)
+            print(error.step.startswith("pidfd_send_signal("), error.errno, flush=True)
         else:
-            print("none")
+            print("none", flush=True)
         os._exit(0)
     """)
     assert out == "True 1\n"
