@@ -63,6 +63,9 @@ NPTL = "VM FS FILES SIGHAND THREAD SYSVSEM SETTLS PARENT_SETTID CHILD_CLEARTID"
 HELPER = call(NPTL)
 """A helper thread of the pool, made by glibc for `start`."""
 
+GUARDIAN = call("VM SETTLS CHILD_CLEARTID")
+"""The process that kills siblings at the program's end."""
+
 FORK = call(COPIED_BY_FORK, "SIGCHLD")
 
 EVERY_NAMESPACE = "NEWUSER NEWNS NEWPID NEWNET NEWUTS NEWIPC NEWCGROUP"
@@ -83,7 +86,7 @@ CALLS = {
     "Context(share=Share.VM, clear_signal_handlers=False).call(int)": [
         call(f"VM {LIGHT_WITH_THE_HANDLERS}", "SIGCHLD")
     ],
-    "Context(share=Share.VM, parent='sibling').call(int)": [call(f"VM PARENT {LIGHT}")],
+    "Context(share=Share.VM, parent='sibling').call(int)": [GUARDIAN, call(f"VM PARENT PARENT_SETTID {LIGHT}")],
     "Context(share=Share.VM, exit_signal=SIGURG, untraced=True).call(int)": [call(f"VM UNTRACED {LIGHT}", "SIGURG")],
     # copied processes
     "Context().call(int)": [FORK],

@@ -63,8 +63,7 @@ static bool
 sc_old_call_will_do(const sc_clone_plan *plan, uint64_t flags)
 {
     uint64_t beyond = flags & ~CLONE_CLEAR_SIGHAND;
-    return !(beyond >> 32) && !(beyond & SC_CSIGNAL) && !plan->tid_count && plan->exit_signal <= 64
-           && !((flags & CLONE_PIDFD) && (flags & CLONE_PARENT_SETTID));
+    return !(beyond >> 32) && !(beyond & SC_CSIGNAL) && !plan->tid_count && plan->exit_signal <= 64;
 }
 
 long
@@ -73,6 +72,8 @@ sc_clone(sc_clone_request *r, sc_entry entry, void *argument)
     uint64_t flags = r->plan->flags | r->more_flags;
     bool old_call = r->plan->old_call;
     for (;;) {
+        /* The old call has one place for both. */
+        if (old_call && (flags & CLONE_PARENT_SETTID)) flags &= ~(uint64_t)(CLONE_PIDFD & r->more_flags);
         r->cleared_handlers = !old_call && (flags & CLONE_CLEAR_SIGHAND);
         r->has_pidfd = flags & CLONE_PIDFD;
         long pid = old_call ? sc_clone_old(r, flags & ~CLONE_CLEAR_SIGHAND, entry, argument)

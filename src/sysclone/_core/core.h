@@ -148,6 +148,8 @@ extern PyType_Spec sc_plan_spec;
 enum sc_end { SC_DIED = 0, SC_RETURNED = 1, SC_RAISED = 2 };
 enum sc_stop { SC_GO_ON = 0, SC_STOP_CANCEL = 1, SC_STOP_TIMEOUT = 2, SC_STOP_SIGNAL = 3 };
 
+enum sc_leaving { SC_STAYING = 0, SC_LEAVING, SC_GUARDED, SC_UNGUARDED };
+
 typedef struct sc_light {
     const sc_plan *plan;
     PyObject *fn, *kwnames;       /* borrowed, as are the arguments: a vectorcall's */
@@ -177,6 +179,8 @@ typedef struct sc_light {
     int event_fd;    /* an eventfd to write to at the end, or -1 */
     int started;     /* 1 when clone has returned in the parked thread, or failed */
     int ready;       /* 0 while the child is to wait for its creator; then 1, or -errno */
+    int leaving;     /* enum sc_leaving: threads are left, and are to be guarded before their process ends */
+    struct sc_guarded *guarded; /* a place on the guardian's list, or NULL */
     const char *failed_step; /* what was refused, where it is not the clone */
     /* What came of it. */
     long pid; /* or -errno */
@@ -215,6 +219,17 @@ void sc_caught_after_fork(void);
 uint64_t sc_caught_open(sc_light *light);
 void sc_caught_forward(sc_light *light, uint64_t ours);
 
+/* --- guard.c: the end of the program is the end of those that the kernel would let live on */
+typedef struct sc_guarded sc_guarded;
+
+void sc_guard_begin(void);
+void sc_guard_after_fork(void);
+sc_guarded *sc_guard_reserve(pid_t pid, long *error);
+pid_t *sc_guard_number(sc_guarded *slot);
+bool sc_guard_enter(sc_guarded *slot);
+void sc_guard_watch(sc_guarded *slot, pid_t pid);
+void sc_guard_release(sc_guarded *slot);
+
 /* --- stop.c: stopping a child that may hold or await the GIL, from its parked thread, by raw calls alone */
 typedef struct {
     char call[160];   /* /proc/PID/syscall at the last look: the number, the arguments, stack and instruction pointer */
@@ -239,7 +254,7 @@ void sc_pool_set_apart(void);
 void sc_pool_bury(pid_t group);
 
 /* --- reap.c: light processes whose threads outlive their function */
-void sc_reap_later(int pidfd, PyObject *keep);
+void sc_reap_later(int pidfd, struct sc_guarded *guarded, PyObject *keep);
 void sc_reap_ended(void);
 PyObject *sc_reap_pending(PyObject *module, PyObject *unused);
 PyObject *sc_reap_later_py(PyObject *module, PyObject *args);
@@ -289,6 +304,8 @@ PyObject *sc_setns(PyObject *module, PyObject *args);
 PyObject *sc_kcmp(PyObject *module, PyObject *args);
 PyObject *sc_futex_wait(PyObject *module, PyObject *args);
 PyObject *sc_futex_wake(PyObject *module, PyObject *args);
+void sc_lock(int *lock);
+void sc_unlock(int *lock);
 PyObject *sc_gettid(PyObject *module, PyObject *unused);
 PyObject *sc_pidfd_open(PyObject *module, PyObject *args);
 PyObject *sc_pidfd_send_signal(PyObject *module, PyObject *args);

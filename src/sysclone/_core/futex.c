@@ -1,4 +1,4 @@
-/* futex(2), the waiting half and the waking half, and gettid(2).
+/* futex(2), the waiting half and the waking half, a lock made of them, and gettid(2).
 
    Not private: the kernel's own wake of a CLONE_CHILD_CLEARTID word is not. */
 #include "core.h"
@@ -6,6 +6,22 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <time.h>
+
+/* A lock for raw code: neither thread-local storage nor libc. Only threads of the program itself may take it: they do not die
+   alone. */
+void
+sc_lock(int *lock)
+{
+    int open = 0;
+    if (__atomic_compare_exchange_n(lock, &open, 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return;
+    while (__atomic_exchange_n(lock, 2, __ATOMIC_SEQ_CST)) sc_raw6(SYS_futex, lock, FUTEX_WAIT, 2, 0, 0, 0);
+}
+
+void
+sc_unlock(int *lock)
+{
+    if (__atomic_exchange_n(lock, 0, __ATOMIC_SEQ_CST) == 2) sc_raw6(SYS_futex, lock, FUTEX_WAKE, 1, 0, 0, 0);
+}
 
 /* futex_wait(address, expected, nanoseconds): True woken, False the word differs already; OSError(ETIMEDOUT, EINTR). */
 PyObject *

@@ -136,13 +136,30 @@ sc_call_function(sc_light *l)
     }
 }
 
+/* The thread that made this process may end before those that are left here, and its end is then no sign of the program's:
+   the guardian is to have them instead. It is the parked thread that can speak to it, unless that sleeps in vfork. Where
+   there is no guardian to be had they die with the thread that made them, rather than outlive the program. */
+static void
+sc_light_leave(sc_light *l)
+{
+    if (l->guarded) return;
+    if (!(l->plan->clone.flags & CLONE_VFORK)) {
+        int word;
+        __atomic_store_n(&l->leaving, SC_LEAVING, __ATOMIC_SEQ_CST);
+        sc_call_attention(l);
+        while ((word = __atomic_load_n(&l->leaving, __ATOMIC_SEQ_CST)) == SC_LEAVING)
+            sc_raw6(SYS_futex, &l->leaving, FUTEX_WAIT, word, 0, 0, 0);
+        if (word == SC_GUARDED) sc_raw5(SYS_prctl, PR_SET_PDEATHSIG, 0, 0, 0, 0);
+    }
+}
+
 static int
 sc_light_child(void *argument)
 {
     sc_light *l = argument;
     if (l->plan->clone.flags & CLONE_VFORK) {
         /* The parked thread returns from clone only when all is over: the child announces itself. */
-        l->pid = l->parent_tid;
+        l->pid = l->guarded ? *sc_guard_number(l->guarded) : l->parent_tid;
         __atomic_store_n(&l->started, 1, __ATOMIC_SEQ_CST);
         if (l->attach) sc_raw6(SYS_futex, &l->started, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
     }
@@ -153,6 +170,7 @@ sc_light_child(void *argument)
         if (l->parent && l->parent != l->creator) return 1;
     } else {
         l->parent = (pid_t)sc_raw0(SYS_getppid);
+        if (l->guarded && !sc_guard_enter(l->guarded)) return 1;
     }
     if (l->plan->newborn.waits) {
         int ready;
@@ -172,9 +190,7 @@ sc_light_child(void *argument)
     /* Whatever came of the function: a signal that ends a process was sent, and the wait status tells of it. */
     if (l->stop_signal) sc_signals_die(l->stop_signal);
     l->threads_left = l->own_group && sc_has_threads();
-    /* The thread that made this one may end before those that are left here: its end is no sign of the program's, unless
-       it is one that stays as long as the program. */
-    if (l->threads_left && !l->lasting) sc_raw5(SYS_prctl, PR_SET_PDEATHSIG, 0, 0, 0, 0);
+    if (l->threads_left && !l->lasting) sc_light_leave(l);
     return l->exit_code;
 }
 
@@ -189,6 +205,16 @@ sc_has_threads(void)
 /* --- the parked thread's side */
 
 static void
+sc_guard_the_left(sc_light *l)
+{
+    long error;
+    l->guarded = sc_guard_reserve((pid_t)l->pid, &error);
+    if (l->guarded) sc_guard_watch(l->guarded, (pid_t)l->pid);
+    __atomic_store_n(&l->leaving, l->guarded ? SC_GUARDED : SC_UNGUARDED, __ATOMIC_SEQ_CST);
+    sc_raw6(SYS_futex, &l->leaving, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
+}
+
+static void
 sc_park(sc_light *l)
 {
     int64_t deadline = l->plan->timeout_ns >= 0 ? sc_now_ns() + l->plan->timeout_ns : -1;
@@ -201,6 +227,10 @@ sc_park(sc_light *l)
     int word;
     while ((word = __atomic_load_n(&l->attention, __ATOMIC_SEQ_CST))) {
         int64_t wake_at = deadline;
+        if (__atomic_load_n(&l->leaving, __ATOMIC_SEQ_CST) == SC_LEAVING) {
+            sc_guard_the_left(l);
+            continue;
+        }
         if (__atomic_load_n(&l->stop, __ATOMIC_SEQ_CST)) {
             int64_t now = sc_now_ns();
             if (now >= try_at) {
@@ -265,12 +295,14 @@ sc_light_run(sc_light *l)
     uint64_t more = CLONE_CHILD_CLEARTID;
     if (l->want_pidfd && l->own_group) more |= CLONE_PIDFD;
     if (l->plan->clear_handlers) more |= CLONE_CLEAR_SIGHAND;
-    if (plan->flags & CLONE_VFORK) more |= CLONE_PARENT_SETTID;
+    long refused = 0;
+    if (plan->flags & CLONE_PARENT) l->guarded = sc_guard_reserve(0, &refused);
+    if (plan->flags & CLONE_VFORK || l->guarded) more |= CLONE_PARENT_SETTID;
     l->request = (sc_clone_request){
         .plan = plan,
         .more_flags = more,
         .pidfd = &l->pidfd,
-        .parent_tid = &l->parent_tid,
+        .parent_tid = l->guarded ? sc_guard_number(l->guarded) : &l->parent_tid,
         .child_tid = &l->attention,
         .stack_low = low,
         .stack_bytes = top - low,
@@ -279,14 +311,19 @@ sc_light_run(sc_light *l)
     const sc_newborn *newborn = &l->plan->newborn;
     bool held = newborn->undumpable && !newborn->waits;
     if (held) sc_dumpable_hold();
-    l->pid = sc_clone_joined(&l->request, newborn, sc_light_child, l, &l->failed_step);
-    long refused = 0;
+    if (refused < 0) {
+        l->failed_step = "clone3(guardian)";
+        l->pid = refused;
+    } else {
+        l->pid = sc_clone_joined(&l->request, newborn, sc_light_child, l, &l->failed_step);
+    }
+    if (l->pid > 0 && l->guarded && !(plan->flags & CLONE_VFORK)) sc_guard_watch(l->guarded, (pid_t)l->pid);
     if (l->pid > 0 && newborn->waits) {
         bool hold = newborn->undumpable && !held;
         refused = sc_newborn_release(newborn, l->pid, &l->ready, hold, &l->failed_step);
         held |= hold;
     }
-    if (refused < 0) {
+    if (l->pid > 0 && refused < 0) {
         sc_park(l);
         sc_light_reap(l, true);
         if (l->pidfd >= 0) sc_raw1(SYS_close, l->pidfd);
@@ -304,6 +341,10 @@ sc_light_run(sc_light *l)
         if (mixed) sigaction(SIGCHLD, &before, NULL);
     }
     if (held) sc_dumpable_release();
+    if (l->guarded && !l->threads_left) {
+        sc_guard_release(l->guarded);
+        l->guarded = NULL;
+    }
     sc_caught_by = outer;
     sc_signals_set(&old);
 }
@@ -335,8 +376,8 @@ sc_light_settle(sc_light *l, PyObject *absorb)
         if (answer) Py_DECREF(answer);
         else PyErr_Clear();
     }
-    if (l->threads_left && !(l->plan->clone.flags & CLONE_PARENT))
-        sc_reap_later((int)sc_raw2(SYS_pidfd_open, l->pid, 0), NULL);
+    if (l->threads_left && (l->guarded || !(l->plan->clone.flags & CLONE_PARENT)))
+        sc_reap_later((int)sc_raw2(SYS_pidfd_open, l->pid, 0), l->guarded, NULL);
 }
 
 /* (pid, end, status or None, exit code, stop, stop signal, value, frames, threads left) */

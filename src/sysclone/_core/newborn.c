@@ -93,20 +93,6 @@ sc_newborn_settle(const sc_newborn *n, long pid, const char **step)
    read the creator through it: dumpable keeps strangers out (as runc does before it joins a container). */
 static int sc_dumpable_lock, sc_dumpable_holders, sc_dumpable_before;
 
-static void
-sc_lock(int *lock)
-{
-    int free_ = 0;
-    if (__atomic_compare_exchange_n(lock, &free_, 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return;
-    while (__atomic_exchange_n(lock, 2, __ATOMIC_SEQ_CST)) sc_raw6(SYS_futex, lock, FUTEX_WAIT, 2, 0, 0, 0);
-}
-
-static void
-sc_unlock(int *lock)
-{
-    if (__atomic_exchange_n(lock, 0, __ATOMIC_SEQ_CST) == 2) sc_raw6(SYS_futex, lock, FUTEX_WAKE, 1, 0, 0, 0);
-}
-
 void
 sc_dumpable_hold(void)
 {

@@ -53,6 +53,7 @@ void
 sc_pool_begin(void)
 {
     sc_main_group = (pid_t)sc_raw0(SYS_getpid);
+    sc_guard_begin();
 }
 
 /* A thread of this process is about to have things of its own. In a light process it concerns nobody else. */
@@ -355,6 +356,7 @@ sc_pool_after_fork(PyObject *module, PyObject *unused)
     pthread_mutex_init(&sc_pool_lock, NULL);
     sc_caught_after_fork();
     sc_main_thread_after_fork();
+    sc_guard_after_fork();
     sc_idle = sc_all = NULL;
     sc_idle_count = sc_busy_count = 0;
     sc_generation++;

@@ -5,8 +5,10 @@
 #include "core.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #ifndef P_PIDFD
 #define P_PIDFD 3
@@ -16,7 +18,8 @@
 typedef struct {
     int pidfd;
     pid_t owner;
-    PyObject *keep; /* owned, or NULL: what the task needs until its end */
+    sc_guarded *guarded; /* or NULL */
+    PyObject *keep;      /* owned, or NULL: what the task needs until its end */
 } sc_pending_end;
 
 static sc_pending_end *sc_pending;
@@ -24,7 +27,7 @@ static size_t sc_pending_count, sc_pending_room;
 
 /* Takes pidfd, and a reference to keep, which may be NULL. A negative one (the table was full) is a zombie that stays until the program ends. */
 void
-sc_reap_later(int pidfd, PyObject *keep)
+sc_reap_later(int pidfd, sc_guarded *guarded, PyObject *keep)
 {
     if (pidfd < 0) return;
     if (sc_pending_count == sc_pending_room) {
@@ -38,7 +41,7 @@ sc_reap_later(int pidfd, PyObject *keep)
         sc_pending_room = room;
     }
     sc_pending[sc_pending_count++] = (sc_pending_end){.pidfd = pidfd, .owner = (pid_t)sc_raw0(SYS_getpid),
-                                                          .keep = Py_XNewRef(keep)};
+                                                       .guarded = guarded, .keep = Py_XNewRef(keep)};
 }
 
 /* Reaps those that have ended meanwhile; one comparison when there are none. */
@@ -52,13 +55,21 @@ sc_reap_ended(void)
             continue;
         }
         long answer = sc_raw5(SYS_waitid, P_PIDFD, sc_pending[i].pidfd, &info, WEXITED | WNOHANG | __WALL, 0);
+        /* A sibling is its parent's to reap: its pidfd tells of its last thread's end. */
+        if (answer == -ECHILD) {
+            struct pollfd end = {.fd = sc_pending[i].pidfd, .events = POLLIN};
+            struct timespec now = {0};
+            answer = sc_raw5(SYS_ppoll, &end, 1, &now, 0, 0) == 0 ? 0 : -ECHILD;
+        }
         if (answer == 0 && !info.si_pid) {
             i++;
             continue;
         }
-        sc_raw1(SYS_close, sc_pending[i].pidfd);
-        Py_XDECREF(sc_pending[i].keep);
+        sc_pending_end ended = sc_pending[i];
         sc_pending[i] = sc_pending[--sc_pending_count];
+        sc_raw1(SYS_close, ended.pidfd);
+        if (ended.guarded) sc_guard_release(ended.guarded);
+        Py_XDECREF(ended.keep);
     }
 }
 
@@ -80,6 +91,6 @@ sc_reap_later_py(PyObject *module, PyObject *args)
     int pidfd;
     PyObject *keep = NULL;
     if (!PyArg_ParseTuple(args, "i|O:reap_later", &pidfd, &keep)) return NULL;
-    sc_reap_later(pidfd, keep);
+    sc_reap_later(pidfd, NULL, keep);
     Py_RETURN_NONE;
 }

@@ -372,7 +372,7 @@ sc_tracer_close(PyObject *self, PyObject *unused)
     siginfo_t info = {0};
     bool going_on = sc_tracer_alive(o->tracer) && !__atomic_load_n(&o->tracer->done, __ATOMIC_ACQUIRE);
     if (going_on) {
-        sc_reap_later(o->pidfd, NULL);
+        sc_reap_later(o->pidfd, NULL, NULL);
         sc_raw1(SYS_close, o->tracer->event_fd);
         o->pidfd = -1;
         o->tracer = NULL;
