@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ._errors import TaskLost as TaskLost
     from ._errors import TaskTimeout as TaskTimeout
     from ._errors import Unsupported as Unsupported
+    from ._errors import ZygoteError as ZygoteError
     from ._explain import Explanation as Explanation
     from ._explain import explain as explain
     from ._flags import Namespace as Namespace
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from ._usage import Usage as Usage
     from ._wait_many import wait_all as wait_all
     from ._wait_many import wait_any as wait_any
+    from ._zygote import Zygote as Zygote
 
 _LATE = {
     "Answer": "_sharing",
@@ -115,6 +117,8 @@ _LATE = {
     "call_program": "_run",
     "check_call": "_run",
     "check_output": "_run",
+    "Zygote": "_zygote",
+    "ZygoteError": "_errors",
     "explain": "_explain",
     "getoutput": "_run",
     "getstatusoutput": "_run",
@@ -173,6 +177,8 @@ __all__ = [
     "UnshareEvent",
     "Unsupported",
     "Usage",
+    "Zygote",
+    "ZygoteError",
     "__version__",
     "call",
     "call_program",

@@ -13,14 +13,14 @@ import time
 
 from . import _core
 from ._cgroup import CgroupDirectory
+from ._child import flush, live
 from ._context import Description
 from ._copied_task import CopiedTask, reap_abandoned
 from ._errors import Cancelled, CloneError, ContextError, SyscloneWarning, TaskTimeout, Unsupported
 from ._flags import Namespace, Share, format_step
 from ._idmap import plan_of
 from ._light_task import STOP_CANCEL, LightTask
-from ._progress import begin_in
-from ._result import RAISED, UNPICKLABLE, ResultPage
+from ._result import ResultPage
 from ._status import Status
 from ._steps import prepared, steps_of
 from ._task import STOP_PATIENCE, Task, failure
@@ -158,7 +158,7 @@ def _await_the_last() -> None:
         _core.pool_stop()
         if not _core.pool_drain(STOP_PATIENCE):
             # What cannot be stopped now would wait for a GIL that the ending interpreter has taken apart.
-            _flush()
+            flush()
             os._exit(1)
         raise
 
@@ -323,7 +323,7 @@ def start_copied(
         fn, args, kwargs = prepared, (steps, fn, args, kwargs), {}
     began = time.monotonic()
     way = _way(context)
-    _flush()
+    flush()
     ranges = context.ranges()
     page = ResultPage()
     try:
@@ -336,9 +336,9 @@ def start_copied(
                 pid, pidfd = _copy(context, way, page, cgroup.fd if born else -1, ranges)
                 enter = None if born or pid else cgroup.enter
                 if pid == 0:
-                    _child_main(context, fn, args, kwargs, page, enter)
+                    live(page, context.timeout, lambda: _entered(enter, fn, args, kwargs))
         if pid == 0:
-            _child_main(context, fn, args, kwargs, page, enter)
+            live(page, context.timeout, lambda: (fn, args, kwargs))
         if Share.FILES not in context.share:
             page.close_theirs()
     except BaseException:
@@ -358,62 +358,9 @@ def _copy(
         raise CloneError(e.errno or 0, step=step) from None
 
 
-def _child_main(
-    context: Description,
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    page: ResultPage,
-    enter: Callable[[], None] | None,
-) -> None:
-    code = 1
-    try:
-        begin_in(page)
-        if context.timeout is not None:
-            _core.kill_self_after(int(context.timeout * 1e9))
-        code = _run_and_report(fn, args, kwargs, page, enter)
-        _flush()
-    finally:
-        os._exit(code)
-
-
-def _run_and_report(
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    page: ResultPage,
-    enter: Callable[[], None] | None,
-) -> int:
-    try:
-        if enter is not None:
-            enter()
-        value = fn(*args, **kwargs)
-    except SystemExit as e:
-        return _exit_code(e)
-    except BaseException as e:
-        page.write_exception(e)
-        return 1
-    page.write_value(value)
-    if page.kind() in (RAISED, UNPICKLABLE):
-        return 1
-    threading = sys.modules.get("threading")
-    if threading is not None:
-        threading._shutdown()
-    return 0
-
-
-def _exit_code(e: SystemExit) -> int:
-    if e.code is None:
-        return 0
-    if isinstance(e.code, int):
-        return e.code & 0xFF
-    print(e.code, file=sys.stderr)
-    return 1
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, ValueError, OSError):
-            pass
+def _entered(
+    enter: Callable[[], None] | None, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    if enter is not None:
+        enter()
+    return fn, args, kwargs

@@ -119,8 +119,8 @@ class CopiedTask(Task):
             return None, e.with_traceback(None)
         finally:
             self._look_at_progress()
-            self._page.close()
-            self._page = None
+            page, self._page = self._page, None
+            page.close()
 
     def _why_nothing(self, status: Status) -> TaskFailed | TaskTimeout:
         late = self._deadline is not None and self._ended_at is not None and self._ended_at >= self._deadline
@@ -163,17 +163,17 @@ class CopiedTask(Task):
         with self._lock:
             if self._pidfd < 0:
                 return
-            pidfd = self._pidfd
             if self.done():
                 self._reap()
                 if self._outcome is None:
                     self._outcome = self._read()
+                # Forgotten first: closed twice, it may be another's by then.
+                pidfd, self._pidfd = self._pidfd, -1
                 os.close(pidfd)
             else:
-                # The page's fd stays open until then: a child that shares the file table writes to its number.
-                _abandoned.append((pidfd, self._page))
-                self._page = None
-            self._pidfd = -1
+                # The page's fds stay open until then: a child that shares the file table writes to their numbers.
+                _abandoned.append((self._pidfd, self._page))
+                self._pidfd, self._page = -1, None
 
     def __del__(self) -> None:
         if getattr(self, "_pidfd", -1) >= 0 and os is not None:

@@ -240,6 +240,25 @@ class ResultError(TaskFailed):
         return self.detail if self.pid is None else f"task {self.pid}: {self.detail}"
 
 
+class ZygoteError(SyscloneError):
+    """The zygote of fresh processes could not be started, or does not live; nothing of the call has begun.
+
+    Args:
+        problem: what became of it.
+        traceback: of what went wrong in it, as text; empty where nothing was told.
+    """
+
+    _fields = ("problem", "traceback")
+
+    def __init__(self, problem: str, traceback: str = "") -> None:
+        super().__init__(problem, traceback)
+        self.problem = problem
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n\n{self.traceback}".rstrip()
+
+
 class TaskTimeout(SyscloneError, TimeoutError):
     """It was not done in time.
 

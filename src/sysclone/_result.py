@@ -32,6 +32,7 @@ UNPICKLABLE: Final = 3
 _LETTER: Final = 16  # beside the kind: the result is a letter
 
 # Words of 32 bits: 0, 1 and 3 are copied.c's; 2 is the kind; the claim is what a fresh process is begun under.
+PID: Final = 1
 _KIND: Final = 2
 CLAIM: Final = 14
 _LENGTH: Final = Struct("<QQ")  # at 16: the inline length, or the table's place and length
@@ -91,38 +92,40 @@ class ResultPage:
 
     def close_theirs(self) -> None:
         """In the creator, once the child has its own: let go of the fds that are the child's."""
-        for fd in (self.theirs, self.fd):
+        # Forgotten first: whoever is interrupted in between must not close a number twice.
+        fds = (self.theirs, self.fd)
+        self.theirs = self.fd = -1
+        for fd in fds:
             if fd >= 0:
                 os.close(fd)
-        self.theirs = self.fd = -1
 
     def close(self) -> None:
         """Let go of the memory and the fds."""
         self.close_theirs()
-        if self._ours >= 0:
-            os.close(self._ours)
-            self._ours = -1
-        if self.map is not None:
+        ours, self._ours = self._ours, -1
+        if ours >= 0:
+            os.close(ours)
+        mapping, self.map = self.map, None
+        if mapping is not None:
             self._view.release()
-            self.map.close()
-            self.map = None
+            mapping.close()
 
     # --- the child's side
 
-    def write_value(self, value: object, pickler: Callable[..., Any] | None = None) -> None:
+    def write_value(self, value: object, fallback: Callable[[], Any] | None = None) -> None:
         """Hand a value over, or say why it cannot be."""
         from ._transport import pack
 
         try:
-            packed = pack(value, pickler)
+            packed = pack(value, fallback)
         except Exception as e:
             from ._unpicklable import blame
 
-            self._write_words(blame("the return value", value, e, pickler) + _ADVICE)
+            self._write_words(blame("the return value", value, e, fallback) + _ADVICE)
         else:
             self._write(VALUE, packed)
 
-    def write_exception(self, exception: BaseException, pickler: Callable[..., Any] | None = None) -> None:
+    def write_exception(self, exception: BaseException, fallback: Callable[[], Any] | None = None) -> None:
         """Hand an exception over with its traceback as text; one that cannot be pickled is told of in words."""
         import pickle
         import traceback
@@ -131,13 +134,13 @@ class ResultPage:
 
         text = "".join(traceback.format_exception(exception))
         try:
-            inner = _pickled_exception(exception, pickler)
+            inner = _pickled_exception(exception, fallback)
             # A failing copy is better told of here, with the traceback, than found out there.
             pickle.loads(inner)
         except Exception as e:
             from ._unpicklable import blame
 
-            self._write_words(f"{blame('the exception', exception, e, pickler)}{_ADVICE}\n\n{text}")
+            self._write_words(f"{blame('the exception', exception, e, fallback)}{_ADVICE}\n\n{text}")
         else:
             self._write(RAISED, pack((text, inner)))
 
@@ -191,6 +194,14 @@ class ResultPage:
             if count & 1 == 0 and _PROGRESS.unpack_from(self._view, _PROGRESS_AT)[0] == count:
                 return (done, None if total < 0 else total, text.decode(errors="ignore")) if count else None
         return None
+
+    def set_word(self, index: int, value: int) -> None:
+        """Set one of them."""
+        _WORD.pack_into(self._view, 4 * index, value)
+
+    def exchange(self, index: int, expected: int, desired: int) -> int:
+        """Set one of them if it is as expected; gives what it was."""
+        return _core.exchange(self._view, index, expected, desired)
 
     def word(self, index: int) -> int:
         """One of the words at the page's head."""
@@ -251,12 +262,12 @@ def _letter_fds(fds: list[int], table_at: int, table_length: int) -> int:
     return count + 1
 
 
-def _pickled_exception(exception: BaseException, pickler: Callable[..., Any] | None) -> bytes:
+def _pickled_exception(exception: BaseException, fallback: Callable[[], Any] | None) -> bytes:
     import pickle
 
     from ._transport import pack
 
-    packed = pack(exception, pickler, out_of_band=False)
+    packed = pack(exception, fallback, out_of_band=False)
     if packed.fds:
         packed.close()
         raise pickle.PicklingError("an exception cannot hold an fd across processes")

@@ -26,6 +26,7 @@ LEAST_OUT_OF_BAND: Final = 1 << 16
 """A smaller buffer stays in the pickle: it is copied sooner than it is mapped."""
 
 _ALIGNMENT: Final = 64
+_FIELD: Final[Any] = vars(pickle.Pickler)["dispatch_table"]
 _MOST_FDS: Final = 253  # SCM_MAX_FD
 
 # How objects of a type are packed where pickle alone cannot: by what `packing` enters here.
@@ -112,28 +113,39 @@ class Packed:
 
     def close(self) -> None:
         """Close the fds that were made for it."""
-        for fd in self._own:
-            os.close(fd)
-        self._own.clear()
+        while self._own:
+            os.close(self._own.pop())
 
 
-def pack(value: object, pickler: Callable[..., Any] | None = None, *, out_of_band: bool = True) -> Packed:
+def pack(value: object, fallback: Callable[[], Any] | None = None, *, out_of_band: bool = True) -> Packed:
     """Pickle an object, its large buffers out of band.
 
     Args:
         value: any object.
-        pickler: a class that takes the arguments of pickle.Pickler, such as cloudpickle's; None is that one.
+        fallback: gives the class to try where pickle.Pickler fails, such as cloudpickle's, or None.
         out_of_band: whether large buffers may leave the pickle.
 
     Raises:
         Exception: what the pickler or the object's own code raised.
     """
+    try:
+        return pack_with(pickle.Pickler, value, out_of_band=out_of_band)
+    except Exception:
+        pickler = fallback() if fallback is not None else None
+        if pickler is None:
+            raise
+    return pack_with(pickler, value, out_of_band=out_of_band)
+
+
+def pack_with(pickler: Callable[..., Any], value: object, *, out_of_band: bool = True) -> Packed:
+    """The same with one class, which takes the arguments of pickle.Pickler."""
     import copyreg
 
     packed = Packed()
     try:
-        one = (pickler or pickle.Pickler)(packed, 5, buffer_callback=packed.take_buffer if out_of_band else None)
-        one.dispatch_table = _Table(packed, getattr(one, "dispatch_table", copyreg.dispatch_table))
+        one = pickler(packed, 5, buffer_callback=packed.take_buffer if out_of_band else None)
+        # A subclass's own table hides the field that the C code looks at.
+        _FIELD.__set__(one, _Table(packed, getattr(one, "dispatch_table", copyreg.dispatch_table)))
         one.dump(value)
     except BaseException:
         packed.close()

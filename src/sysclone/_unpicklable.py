@@ -16,19 +16,19 @@ _MOST_TRIED: Final = 10_000
 _SHOWN: Final = 80
 
 
-def blame(root: str, value: object, error: BaseException, pickler: Callable[..., Any] | None = None) -> str:
+def blame(root: str, value: object, error: BaseException, fallback: Callable[[], Any] | None = None) -> str:
     """What to say of an object that cannot be pickled.
 
     Args:
         root: what the object is called: "the return value".
         value: the object.
         error: why the whole of it could not be pickled.
-        pickler: the class that was used; None is pickle.Pickler.
+        fallback: as of `_transport.pack`.
 
     Returns:
         A sentence with the innermost part at fault, its type, where it is, and the reason there.
     """
-    path, part, reason = _innermost(value, error, pickler)
+    path, part, reason = _innermost(value, error, fallback)
     kind = f"{type(part).__module__}.{type(part).__qualname__}"
     shown = f"{type(reason).__name__}: {reason}"
     if not path:
@@ -51,8 +51,8 @@ def _show(part: object) -> str:
 class _Trials:
     """Pickles parts, as often as there is patience for."""
 
-    def __init__(self, pickler: Callable[..., Any] | None) -> None:
-        self._pickler = pickler
+    def __init__(self, fallback: Callable[[], Any] | None) -> None:
+        self._fallback = fallback
         self._left = _MOST_TRIED
 
     def fails(self, part: object) -> BaseException | None:
@@ -61,16 +61,16 @@ class _Trials:
             return None
         self._left -= 1
         try:
-            pack(part, self._pickler).close()
+            pack(part, self._fallback).close()
         except Exception as e:
             return e
         return None
 
 
 def _innermost(
-    value: object, error: BaseException, pickler: Callable[..., Any] | None
+    value: object, error: BaseException, fallback: Callable[[], Any] | None
 ) -> tuple[str, object, BaseException]:
-    trials, path, seen = _Trials(pickler), "", {id(value)}
+    trials, path, seen = _Trials(fallback), "", {id(value)}
     for _ in range(_DEEPEST):
         for step, part in _parts(value):
             if id(part) in seen:

@@ -51,6 +51,8 @@ PUBLIC = {
     "progress",
     "Progress",
     "result_buffer",
+    "Zygote",
+    "ZygoteError",
     "shared",
     "Shared",
     "Descriptor",
