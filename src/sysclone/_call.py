@@ -190,7 +190,9 @@ def _light_result(context: Description, fn: Callable[..., Any], /, *args: Any, *
         if isinstance(answer, _core.Job):
             raise TaskTimeout(pid=answer.pid, seconds=context.timeout, still_running=True)
         return answer
-    if context.cgroup is not None or context.timeout is not None:
+    # Maps may be written by another program (newuidmap): not with the GIL in hand.
+    maps = context.uid_map is not None or context.gid_map is not None
+    if maps or context.cgroup is not None or context.timeout is not None:
         return _timed_result(context, _start_prepared(context, fn, args, kwargs))
     if _UNSUPPORTED:
         raise Unsupported("light processes", reason=_UNSUPPORTED)

@@ -79,7 +79,9 @@ sc_start(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     }
     job->run = run;
     /* Namespaces may take milliseconds; a plain clone is over before another thread could use the GIL. */
-    PyThreadState *ts = created || run->light.plan->clone.flags & 0x7e020080 ? PyEval_SaveThread() : NULL;
+    const sc_newborn *newborn = &run->light.plan->newborn;
+    bool slow = newborn->waits || newborn->join_count || run->light.plan->clone.flags & 0x7e020080;
+    PyThreadState *ts = created || slow ? PyEval_SaveThread() : NULL;
     while (!__atomic_load_n(&run->light.started, __ATOMIC_SEQ_CST)) sc_futex_sleep(&run->light.started, 0, NULL);
     if (ts) PyEval_RestoreThread(ts);
     if (run->light.pid < 0) {
