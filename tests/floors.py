@@ -31,6 +31,7 @@ FLOORS = {
         "_trace_text",
         "_trace_tree",
         "_trace_build",
+        "_trace_policy",
     ),
     3: (
         "_credentials",
@@ -69,6 +70,9 @@ FLOORS = {
         "_trace",
         "_zygote",
         "_zygote_main",
+        "_trace_begin",
+        "_trace_session",
+        "_trace_system",
     ),
     5: ("executor", "asyncio"),
     6: ("cli", "__main__"),

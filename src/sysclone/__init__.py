@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from ._trace_events import ExitEvent as ExitEvent
     from ._trace_events import SetnsEvent as SetnsEvent
     from ._trace_events import UnshareEvent as UnshareEvent
+    from ._trace_session import Trace as Trace
     from ._transport import Descriptor as Descriptor
     from ._usage import Usage as Usage
     from ._wait_many import wait_all as wait_all
@@ -109,16 +110,16 @@ _LATE = {
     "TaskLost": "_errors",
     "TaskTimeout": "_errors",
     "Thread": "_threads",
-    "Trace": "_trace",
+    "Trace": "_trace_session",
     "UnshareEvent": "_trace_events",
     "Unsupported": "_errors",
     "Usage": "_usage",
+    "Zygote": "_zygote",
+    "ZygoteError": "_errors",
     "call": "_api",
     "call_program": "_run",
     "check_call": "_run",
     "check_output": "_run",
-    "Zygote": "_zygote",
-    "ZygoteError": "_errors",
     "explain": "_explain",
     "getoutput": "_run",
     "getstatusoutput": "_run",

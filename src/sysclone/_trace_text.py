@@ -48,6 +48,8 @@ def _arguments(event: CloneEvent | UnshareEvent | SetnsEvent | ExecEvent) -> str
     if isinstance(event, CloneEvent):
         if event.call == "clone3":
             return _clone3(event)
+        if event.call == "task_newtask":
+            return f"flags={_flags(event.struct[0])}"
         return _clone(event) if event.call == "clone" else ""
     if isinstance(event, UnshareEvent):
         return _flags(event.word)

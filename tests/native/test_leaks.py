@@ -150,6 +150,10 @@ def later():
     core.reap_later(pidfd, bytes(4096))
     core.reap_pending()
 
+def mounted():
+    if os.geteuid() == 0:
+        os.close(core.detached_mount("tmpfs"))
+
 def traces(*command):
     tracer = core.Tracer(0, False)
     pid, pidfd, step, *_ = core.spawn(
@@ -190,6 +194,7 @@ LOOPS = {
     "finalizing": "core.finalizing()",
     "groups": "core.groups(tids, leaders, (1, 2, 3, 4, 5, 6)); refused(core.groups, tids, leaders[:4], (1,)); "
     "refused(core.groups, tids, leaders, (9,))",
+    "detached_mount": "refused(core.detached_mount, 'no such type'); mounted()",
     "futex_wait": "core.futex_wait(at, 4, 0); refused(core.futex_wait, at, 5, 0)",
     "futex_wake": "core.futex_wake(at, 1); refused(core.futex_wake, 1, 1)",
     "gettid": "core.gettid()",

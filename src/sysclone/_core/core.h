@@ -295,6 +295,9 @@ PyObject *sc_groups(PyObject *module, PyObject *args);
 /* --- bulk.c: many small files at once */
 PyObject *sc_read_files(PyObject *module, PyObject *args);
 PyObject *sc_read_links(PyObject *module, PyObject *args);
+/* --- filesystem.c */
+PyObject *sc_detached_mount(PyObject *module, PyObject *args);
+
 /* --- tracer_object.c: a task that traces others */
 extern PyType_Spec sc_tracer_spec;
 

@@ -69,6 +69,7 @@ static PyMethodDef sc_methods[] = {
     {"read_links", sc_read_links, METH_VARARGS, "read_links(folders, names) -> the number in each link"},
     {"futex_wait", sc_futex_wait, METH_VARARGS, "futex(2), FUTEX_WAIT"},
     {"futex_wake", sc_futex_wake, METH_VARARGS, "futex(2), FUTEX_WAKE"},
+    {"detached_mount", sc_detached_mount, METH_VARARGS, "fsopen(2), fsmount(2): a filesystem that is mounted nowhere"},
     {"gettid", sc_gettid, METH_NOARGS, "gettid(2)"},
     {"pidfd_open", sc_pidfd_open, METH_VARARGS, "pidfd_open(2)"},
     {"pidfd_send_signal", sc_pidfd_send_signal, METH_VARARGS, "pidfd_send_signal(2)"},

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 
 from .._errors import CloneError
-from .._trace import FOLLOW, trace
+from .._trace import trace
+from .._trace_policy import FOLLOW
 from .._trace_text import line
 from .._trace_tree import Family, lines
 from ._relay import Relay, Target
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final, TextIO
 
-    from .._trace import Trace
     from .._trace_events import Event
+    from .._trace_session import Trace
 
 NAME = "sysclone trace"
 
@@ -77,7 +79,14 @@ FORMATS: Final[dict[str, Callable[[TextIO], Writer | TreeWriter]]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to trace, what of it to tell, and how."""
-    parser.usage = "%(prog)s [options] [--] PROGRAM [ARGUMENT ...]\n       %(prog)s [options] -p PID\n"
+    parser.usage = (
+        "%(prog)s [options] [--] PROGRAM [ARGUMENT ...]
+"
+        "       %(prog)s [options] -p PID
+"
+        "       %(prog)s [options] --system
+"
+    )
     add = parser.add_argument
     add("-o", "--output", metavar="FILE", help="write there, and not to standard error")
     add(
@@ -94,6 +103,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-p", "--pid", type=_count, metavar="PID", help="trace a process that runs; Ctrl-C lets it go")
     add("--no-threads", action="store_true", help="with -p: that task alone, and not all threads of its process")
     add("--attach-tree", action="store_true", help="with -p: its descendants too")
+    add(
+        "--system", action="store_true", help="the whole system, as root, by the kernel's own record; nobody is stopped"
+    )
     add("--every-call", action="store_true", help="stop at every system call: slow, and with -p complete")
     add("--kill-on-exit", action="store_true", help="kill what is traced if we are killed; otherwise it lives on")
     add("--strict", action="store_true", help="take every warning for an error, before anything starts")
@@ -113,6 +125,8 @@ def run(args: argparse.Namespace) -> int:
         chosen = {
             name: getattr(args, name) for name in ("follow", "depth", "only_failed", "every_call", "kill_on_exit")
         }
+        if args.system:
+            return _system(args, writer)
         if args.pid is not None:
             return _attached(args, writer, chosen)
         return _started(args, command, writer, chosen)
@@ -123,11 +137,18 @@ def run(args: argparse.Namespace) -> int:
 
 def _problem(args: argparse.Namespace, command: list[str]) -> str:
     """What is wrong with the options together, or nothing."""
-    if args.pid is not None:
-        return "-p is for a process that runs: there is no program to start beside it" if command else ""
-    if args.no_threads or args.attach_tree:
-        return f"{'--no-threads' if args.no_threads else '--attach-tree'} goes with -p"
-    return "" if command else f"there is no program to trace\ntry: {NAME} -- /bin/true"
+    other = "--system" if args.system else "-p" if args.pid is not None else ""
+    if other and command:
+        return f"{other} is for what runs already: there is no program to start beside it"
+    if args.system and args.pid is not None:
+        return "--system and -p do not go together"
+    for name, given in (("--no-threads", args.no_threads), ("--attach-tree", args.attach_tree)):
+        if given and args.pid is None:
+            return f"{name} goes with -p"
+    for name, given in (("--every-call", args.every_call), ("--kill-on-exit", args.kill_on_exit)):
+        if given and args.system:
+            return f"{name} is not for --system: nobody is stopped for it"
+    return "" if command or other else f"there is no program to trace\ntry: {NAME} -- /bin/true"
 
 
 def _started(args: argparse.Namespace, command: list[str], writer: Writer | TreeWriter, chosen: dict[str, Any]) -> int:
@@ -161,6 +182,20 @@ def _attached(args: argparse.Namespace, writer: Writer | TreeWriter, chosen: dic
         except KeyboardInterrupt:
             writer.end()
             raise
+    return 0
+
+
+def _system(args: argparse.Namespace, writer: Writer | TreeWriter) -> int:
+    """Until Ctrl-C or SIGTERM, which is this command's ordinary end."""
+    chosen = {name: getattr(args, name) for name in ("follow", "depth", "only_failed")}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    with trace(system=True, **chosen) as told:
+        complain(NAME, "not seen with --system: calls that fail, unshare, setns, arguments, how tasks end")
+        try:
+            _write_all(told, writer)
+        except KeyboardInterrupt:
+            writer.end()
     return 0
 
 
