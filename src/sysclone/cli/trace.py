@@ -80,12 +80,9 @@ FORMATS: Final[dict[str, Callable[[TextIO], Writer | TreeWriter]]] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to trace, what of it to tell, and how."""
     parser.usage = (
-        "%(prog)s [options] [--] PROGRAM [ARGUMENT ...]
-"
-        "       %(prog)s [options] -p PID
-"
-        "       %(prog)s [options] --system
-"
+        "%(prog)s [options] [--] PROGRAM [ARGUMENT ...]\n"
+        "       %(prog)s [options] -p PID\n"
+        "       %(prog)s [options] --system\n"
     )
     add = parser.add_argument
     add("-o", "--output", metavar="FILE", help="write there, and not to standard error")
