@@ -32,6 +32,7 @@ CAP_SETGID, CAP_SETUID, CAP_SYS_PTRACE, CAP_SYS_ADMIN = 6, 7, 19, 21
 SYS_KCMP = {"x86_64": 312, "aarch64": 272}
 SYS_PTRACE = {"x86_64": 101, "aarch64": 117}
 PTRACE_SEIZE = 0x4206
+SYS_FSOPEN = 430
 SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
 SYS_PIDFD_OPEN, SYS_CLONE3, SYS_PIDFD_GETFD = 434, 435, 438
 SECCOMP_GET_ACTION_AVAIL, SECCOMP_RET_ERRNO = 2, 0x00050000
@@ -245,6 +246,33 @@ def ptrace() -> str | None:
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
+
+
+@probe
+def tracefs() -> str | None:
+    """Tracefs, mounted nowhere, as root: fsopen, Linux 5.2."""
+    fd = raw(SYS_FSOPEN, ctypes.create_string_buffer(b"tracefs"), 0)
+    if fd >= 0:
+        os.close(fd)
+    return root() or (None if fd >= 0 else f"fsopen(tracefs) says {error_name(fd)}")
+
+
+@probe
+def x86_64() -> str | None:
+    """The machine is an x86-64."""
+    return None if platform.machine() == "x86_64" else f"this is {platform.machine()}"
+
+
+@probe
+def ia32() -> str | None:
+    """This kernel takes calls of the 32-bit table."""
+    if x86_64():
+        return x86_64()
+    code = 'int main(void) { long r; __asm__ volatile("int $0x80" : "=a"(r) : "a"(20)); return r <= 0; }'
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = subprocess.run(["gcc", "-xc", "-", "-o", f"{folder}/a"], input=code, text=True, check=False)
+        done = compiled.returncode == 0 and subprocess.run([f"{folder}/a"], check=False).returncode == 0
+    return None if done else "int 0x80 is refused"
 
 
 # --- namespaces

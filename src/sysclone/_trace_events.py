@@ -28,6 +28,10 @@ STRUCT_FIELDS: Final = (
 )  # fmt: skip
 """struct clone_args, in the kernel's order; what stands in CloneEvent.struct."""
 
+_PIDFD: Final = int(Clone.PIDFD)
+_PARENT_TID: Final = int(Clone.PARENT_SETTID)
+_CHILD_TID: Final = int(Clone.CHILD_SETTID | Clone.CHILD_CLEARTID)
+_TLS: Final = int(Clone.SETTLS)
 _FORK: Final = 0
 _VFORK: Final = int(Clone.VM | Clone.VFORK)
 
@@ -287,10 +291,12 @@ Event: TypeAlias = CloneEvent | UnshareEvent | SetnsEvent | ExecEvent | ExitEven
 
 
 def old_struct(word: int, stack: int, parent_tid: int, child_tid: int, tls: int) -> tuple[int, ...]:
-    """The old call's arguments as struct clone_args; the pidfd goes to parent_tid's slot there."""
+    """The old call's arguments as struct clone_args: what its flags do not ask for is 0, and the pidfd has its own place."""
     flags = word & 0xFFFFFFFF & ~CSIGNAL
-    pidfd = parent_tid if flags & Clone.PIDFD else 0
-    return (flags, pidfd, child_tid, parent_tid, word & CSIGNAL, stack, 0, tls, 0, 0, 0)
+    pidfd = parent_tid if flags & _PIDFD else 0
+    parent_tid = parent_tid if flags & _PARENT_TID else 0
+    child_tid = child_tid if flags & _CHILD_TID else 0
+    return (flags, pidfd, child_tid, parent_tid, word & CSIGNAL, stack, 0, tls if flags & _TLS else 0, 0, 0, 0)
 
 
 def fork_struct(vfork: bool, signal: int) -> tuple[int, ...]:

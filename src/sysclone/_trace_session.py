@@ -41,7 +41,7 @@ class Trace:
         self._builder = builder
         self._policy = policy
         self._ready: deque[Event] = deque()
-        self._ended = False
+        self._ended = self._died = False
         self._stops = 0
         self._owner = os.getpid()
         self.process: Popen | None = None
@@ -124,6 +124,7 @@ class Trace:
 
     def _tracer_died(self) -> NoReturn:
         pid = self._tracer.pid
+        self._died = True
         self._end()
         raise TaskKilled(pid, None, "this was the tracer; what the traced tasks did after it is not known")
 
@@ -144,6 +145,9 @@ class Trace:
         """
         self._ready.clear()
         self._stop(KILL if self.process is not None else DETACH)
+        if self._died and self.process is not None and self._owner == os.getpid():
+            self.process.kill()
+            self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr) if self.process is not None else ():
             if pipe is not None:
                 try:

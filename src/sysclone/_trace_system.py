@@ -32,7 +32,7 @@ class SystemTrace(Trace):
         self._instance = Instance()
         self._policy = policy
         self._ready: deque[Event] = deque()
-        self._ended = False
+        self._ended = self._died = False
         self._owner = os.getpid()
         self._process: dict[int, int] = {}
         self.process = None

@@ -91,12 +91,12 @@ def _address(address: int) -> str:
 def _clone(event: CloneEvent) -> str:
     if not event.words:
         return ""
-    flags, _, child_tid, parent_tid, signal, stack, _, tls, *_ = event.struct
+    flags, pidfd, child_tid, parent_tid, signal, stack, _, tls, *_ = event.struct
     told = [f"child_stack={_address(stack)}", f"flags={format_flags(flags & _OLD_CALL, signal)}"]
     if flags & Clone.PARENT_SETTID:
         told.append(f"parent_tid={_written(event.parent_tid, parent_tid)}")
     elif flags & Clone.PIDFD:
-        told.append(f"pidfd={_written(event.pidfd, parent_tid)}")
+        told.append(f"pidfd={_written(event.pidfd, pidfd)}")
     if flags & Clone.SETTLS:
         told.append(f"tls={_address(tls)}")
     if flags & _CHILD_TID:

@@ -45,6 +45,9 @@
 #define SC_COMMAND_SIGNAL SIGUSR1 /* somebody has written a command */
 #define SC_OWNER_SIGNAL SIGUSR2   /* the thread that made us has ended */
 #define SC_TELL_AFTER 20000000L   /* nanoseconds that a record may wait for more to come */
+#define SC_HUNT_AFTER 20000000L   /* nanoseconds between two looks for children whose creator has gone */
+#define SC_ORPHAN_AFTER 1000000000L
+#define SC_FEW_TASKS 64
 #define SC_OPTIONS (PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACEEXEC)
 
 typedef struct {
@@ -134,13 +137,6 @@ sc_let_go(sc_tracer *t, sc_traced *task)
     sc_tasks_remove(&t->tasks, task);
 }
 
-static void
-sc_leave_call(sc_tracer *t, sc_traced *task)
-{
-    if (task->in_call) t->tasks.in_calls--;
-    task->in_call = false;
-}
-
 /* --- calls */
 
 static bool
@@ -215,10 +211,10 @@ sc_enter_call(sc_tracer *t, sc_traced *task, const struct ptrace_syscall_info *i
     sc_record *r = sc_begin_entry(t, task, call, machine, words, &extra);
     if (sc_makes_tasks(call)) sc_note_clone(task, r, info->arch);
     sc_queue_commit(&t->queue, r, extra);
-    if (!task->in_call) t->tasks.in_calls++;
     task->in_call = true;
     task->call = (uint8_t)call;
     task->since = r->nanoseconds;
+    if (sc_makes_tasks(call)) t->caller = task->tid;
     if (call == SC_UNSHARE) task->flags = words[0];
     if (call == SC_SETNS) task->flags = words[1];
 }
@@ -239,7 +235,7 @@ sc_call_returned(sc_tracer *t, sc_traced *task, const struct ptrace_syscall_info
 {
     sc_restore_argument(task, info->arch);
     if (!task->in_call) return;
-    sc_leave_call(t, task);
+    task->in_call = false;
     bool changes_pids = task->call == SC_UNSHARE ? task->flags & CLONE_NEWPID
                                                  : task->call == SC_SETNS && (!task->flags || task->flags & CLONE_NEWPID);
     if (info->exit.rval == 0 && changes_pids) task->new_pids = true;
@@ -322,10 +318,11 @@ sc_made(sc_tracer *t, sc_traced *task, int event)
     sc_queue_commit(&t->queue, r, 0);
     if (child) {
         child->announced = true;
+        t->child = child->started ? 0 : child->tid;
         if (task->fix_argument) sc_restore_both(task, child);
         if (child->held) sc_let_go(t, child);
     }
-    sc_leave_call(t, task);
+    task->in_call = false;
 }
 
 /* Without system-call stops the new program is all that can be read. */
@@ -351,8 +348,7 @@ sc_executed(sc_tracer *t, sc_traced *task)
     int32_t former = (int32_t)message;
     sc_traced *caller = former && former != task->tid ? sc_tasks_find(&t->tasks, former) : task;
     if (caller != task) {
-        if (task->in_call) t->tasks.hunting = true;
-        sc_leave_call(t, task);
+        task->in_call = false;
         if (caller) {
             task->depth = caller->depth;
             task->new_pids = caller->new_pids;
@@ -366,17 +362,19 @@ sc_executed(sc_tracer *t, sc_traced *task)
     r->other = former ? former : task->tid;
     r->nanoseconds = sc_now();
     sc_queue_commit(&t->queue, r, 0);
-    sc_leave_call(t, task);
+    task->in_call = false;
 }
 
 /* --- stops */
 
-/* A child is held longer than any call that may have made it: that creator was killed before its event. */
+/* A held child that began when no call that makes tasks was under way, or longer ago than any that is, has lost its creator
+   before its event. Without system-call stops it is not known who is in a call: then time must tell. */
 static void
 sc_release_orphans(sc_tracer *t)
 {
-    int64_t oldest = INT64_MAX;
-    for (int32_t tid = t->tasks.first; tid;) {
+    int64_t now = sc_now(), oldest = INT64_MAX;
+    if (t->mode == SC_MODE_EVENTS) oldest = now - SC_ORPHAN_AFTER;
+    for (int32_t tid = t->mode == SC_MODE_EVENTS ? 0 : t->tasks.first; tid;) {
         sc_traced *task = sc_tasks_find(&t->tasks, tid);
         if (task->in_call && sc_makes_tasks(task->call) && task->since < oldest) oldest = task->since;
         tid = task->next;
@@ -388,13 +386,14 @@ sc_release_orphans(sc_tracer *t)
         sc_tell_attached(t, task);
         sc_let_go(t, task);
     }
-    if (!t->tasks.held) t->tasks.hunting = false;
+    t->next_hunt = now + SC_HUNT_AFTER;
 }
 
 static void
 sc_first_stop(sc_tracer *t, sc_traced *task, int sig)
 {
     task->started = true;
+    if (t->child == task->tid) t->child = 0;
     task->since = sc_now();
     task->listening = sig != SIGTRAP;
     task->held = true;
@@ -445,14 +444,18 @@ sc_stopped(sc_tracer *t, int32_t tid, int status)
         else deliver = sig;
     }
     sc_resume(t, task, deliver);
-    if (t->tasks.hunting) sc_release_orphans(t);
 }
 
 static void
 sc_ended(sc_tracer *t, int32_t tid, int status)
 {
     sc_traced *task = sc_tasks_find(&t->tasks, tid);
-    if (task && task->in_call && t->tasks.held) t->tasks.hunting = true;
+    if (!task && (task = sc_tasks_add(&t->tasks, tid))) {
+        /* Killed before its first stop, and its creator's event is not here: perhaps it was killed too. */
+        task->since = sc_now();
+        task->held = true;
+        t->tasks.held++;
+    }
     if (task && task->held && !t->killing && !t->leaving) {
         task->ghost = true;
         task->argument = (uint64_t)status;
@@ -460,7 +463,6 @@ sc_ended(sc_tracer *t, int32_t tid, int status)
         if (task) sc_tasks_remove(&t->tasks, task);
         sc_tell_exit(t, tid, status);
     }
-    if (t->tasks.hunting) sc_release_orphans(t);
 }
 
 /* --- commands */
@@ -550,17 +552,47 @@ sc_owner_ended(sc_tracer *t)
 
 /* --- the loop */
 
+/* Takes one stop or end, of a task or (-1) of any; false when there is none. */
+static bool
+sc_take_stop(sc_tracer *t, long whose)
+{
+    int status = 0;
+    long tid;
+    while ((tid = sc_raw4(SYS_wait4, whose, &status, __WALL | WNOHANG, 0)) == -EINTR) {
+    }
+    if (tid <= 0) return false;
+    if (WIFSTOPPED(status)) sc_stopped(t, (int32_t)tid, status);
+    else if (WIFEXITED(status) || WIFSIGNALED(status)) sc_ended(t, (int32_t)tid, status);
+    return true;
+}
+
+/* A creator's event and its child's first stop come together, and only one of them is signalled. */
 static void
+sc_take_expected(sc_tracer *t, int32_t signalled)
+{
+    sc_take_stop(t, signalled);
+    if (t->caller && t->caller != signalled) sc_take_stop(t, t->caller);
+    if (t->child && t->child != signalled) sc_take_stop(t, t->child);
+}
+
+/* Takes what there is. SIGCHLD says whose stop it was, but only the first of several until it is taken: so any task is
+   asked for as well, and the kernel then looks at one after the other. With many tasks that would be most of the time: it
+   is done no more often than makes a fifth of it. Answers in how many nanoseconds it is due again, or -1 for not at all. */
+static int64_t
 sc_take_stops(sc_tracer *t)
 {
-    for (;;) {
-        int status = 0;
-        long tid = sc_raw4(SYS_wait4, -1, &status, __WALL | WNOHANG, 0);
-        if (tid == -EINTR) continue;
-        if (tid <= 0) return;
-        if (WIFSTOPPED(status)) sc_stopped(t, (int32_t)tid, status);
-        else if (WIFEXITED(status) || WIFSIGNALED(status)) sc_ended(t, (int32_t)tid, status);
+    if (t->tasks.count <= SC_FEW_TASKS) {
+        while (sc_take_stop(t, -1)) {
+        }
+        return -1;
     }
+    int64_t began = sc_now();
+    if (began < t->next_look) return t->next_look - began;
+    bool found = sc_take_stop(t, -1);
+    int64_t ended = sc_now();
+    t->next_look = ended + 4 * (ended - began);
+    /* One that finds nothing is enough, until the next signal. */
+    return found ? t->next_look - ended : -1;
 }
 
 /* Until the first command there is nothing to wait for but it, and to die with the creating thread is right. */
@@ -601,11 +633,16 @@ sc_tracer_main(void *tracer)
     uint64_t awaited = SC_SIGNAL_BIT(SIGCHLD) | SC_SIGNAL_BIT(SC_COMMAND_SIGNAL) | SC_SIGNAL_BIT(SC_OWNER_SIGNAL);
     for (;;) {
         sc_obey(t);
-        sc_take_stops(t);
+        int64_t due = sc_take_stops(t);
+        if (t->tasks.held && sc_now() >= t->next_hunt) sc_release_orphans(t);
         if (!t->tasks.count) break;
-        struct timespec soon = {.tv_nsec = SC_TELL_AFTER};
-        long sig = sc_raw4(SYS_rt_sigtimedwait, &awaited, 0, t->queue.unsaid ? &soon : 0, 8);
-        if (sig == -EAGAIN) sc_queue_tell(&t->queue);
+        siginfo_t info = {0};
+        bool looks_again = due >= 0 && due < SC_TELL_AFTER;
+        struct timespec soon = {.tv_nsec = looks_again ? due : SC_TELL_AFTER};
+        bool limited = due >= 0 || t->queue.unsaid || t->tasks.held;
+        long sig = sc_raw4(SYS_rt_sigtimedwait, &awaited, &info, limited ? &soon : 0, 8);
+        if (sig == SIGCHLD && t->tasks.count > SC_FEW_TASKS) sc_take_expected(t, info.si_pid);
+        if (sig == -EAGAIN && !looks_again && t->queue.unsaid) sc_queue_tell(&t->queue);
         if (sig == SC_OWNER_SIGNAL && !t->owner_is_gone && sc_raw0(SYS_getppid) != t->owner) sc_owner_ended(t);
     }
     __atomic_store_n(&t->done, 1, __ATOMIC_RELEASE);

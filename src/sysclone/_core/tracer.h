@@ -93,8 +93,7 @@ typedef struct {
 typedef struct {
     sc_traced **leaves;
     int leaf_count;
-    int32_t first, count, in_calls, held;
-    bool hunting; /* a caller died in a call: a held child may wait for an event that never comes */
+    int32_t first, count, held;
 } sc_tasks;
 
 bool sc_tasks_begin(sc_tasks *tasks);
@@ -142,7 +141,10 @@ typedef struct {
     sc_queue queue;
     sc_tasks tasks;
     bool killing, leaving, owner_is_gone;
-    uint64_t stops; /* how often a task was stopped */
+    uint64_t stops;    /* how often a task was stopped */
+    int32_t caller, child; /* who made a task last, and whom, if it has not stopped yet: looked for first */
+    int64_t next_hunt; /* when children without a creator are looked for again */
+    int64_t next_look; /* when all tasks may be looked through again */
 } sc_tracer;
 
 #define SC_TRACER_STACK (256 * 1024)

@@ -308,17 +308,22 @@ sc_take_records(sc_tracer *t, PyObject *list, Py_ssize_t limit)
     return true;
 }
 
-/* Whether there may be something to read; the wait is cut short by the tracer's end, expected or not. */
+/* Whether there may be something to read; the wait is cut short by the tracer's end, expected or not. A signal that came
+   before the wait ends it too: they are blocked until the wait has begun. -EINTR with an exception where a handler raised. */
 static long
 sc_wait_for_records(sc_tracer_object *self, int milliseconds)
 {
     struct pollfd fds[2] = {{.fd = self->tracer->event_fd, .events = POLLIN}, {.fd = self->pidfd, .events = POLLIN}};
     struct timespec limit = {.tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000L};
-    uint64_t told;
-    long answer;
-    Py_BEGIN_ALLOW_THREADS
-    answer = sc_raw5(SYS_ppoll, fds, 2, milliseconds < 0 ? NULL : &limit, 0, 0);
-    Py_END_ALLOW_THREADS
+    uint64_t told, open_mask;
+    sc_signals_block(&open_mask);
+    long answer = PyErr_CheckSignals() < 0 ? -EINTR : 0;
+    if (answer == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        answer = sc_raw5(SYS_ppoll, fds, 2, milliseconds < 0 ? NULL : &limit, &open_mask, SC_SIGSET_BYTES);
+        Py_END_ALLOW_THREADS
+    }
+    sc_signals_set(&open_mask);
     if (fds[0].revents) sc_raw3(SYS_read, fds[0].fd, &told, sizeof told);
     return answer;
 }
@@ -350,7 +355,7 @@ sc_tracer_read(PyObject *self, PyObject *args)
             break;
         }
         long answer = sc_wait_for_records((sc_tracer_object *)self, milliseconds);
-        if (answer == -EINTR && PyErr_CheckSignals() < 0) break;
+        if (answer == -EINTR && (PyErr_Occurred() || PyErr_CheckSignals() < 0)) break;
         waited = answer == 0;
     }
     Py_DECREF(list);

@@ -61,7 +61,6 @@ sc_tasks_remove(sc_tasks *tasks, sc_traced *task)
     if (task->next) sc_tasks_find(tasks, task->next)->previous = task->previous;
     if (task->previous) sc_tasks_find(tasks, task->previous)->next = task->next;
     else tasks->first = task->next;
-    if (task->in_call) tasks->in_calls--;
     if (task->held) tasks->held--;
     tasks->count--;
     task->live = false;

@@ -1,0 +1,326 @@
+"""No event is lost and none made up: the kernel's own record of the same run says the same."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from commandline import AS_NOBODY, COMMAND
+from features import requires
+from helpers import ended
+
+import sysclone
+from sysclone import AttachEvent, CloneEvent, ExecEvent, ExitEvent, UnshareEvent, _core, _tracefs
+from sysclone.lowlevel import Clone
+
+pytestmark = requires("ptrace")
+
+PROGRAMS = Path(__file__).parents[1] / "programs"
+LIVES = "echo $$; read x; /bin/echo alive; (exit 3); echo $?"
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Makes a program of tests/programs."""
+    folder = tmp_path_factory.mktemp("programs")
+
+    def compile_(name):
+        target = folder / name
+        if not target.exists():
+            source = str(PROGRAMS / f"{name}.c")
+            subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", str(target), source, "-lpthread"], check=True)
+        return str(target)
+
+    return compile_
+
+
+def both(*command):
+    """A program's events, and what tracefs recorded meanwhile, of the whole system."""
+    instance = _tracefs.Instance(32768)
+    try:
+        with sysclone.trace([*map(str, command)]) as trace:
+            events, records = [], []
+            while trace.read():
+                events += trace.take()
+                records += instance.drain()
+        instance.stop()
+        while more := instance.drain():
+            records += more
+    finally:
+        instance.close()
+    assert [one.other for one in records if one.kind == "lost"] == []
+    return trace, events, records
+
+
+def made_by(root, records):
+    """Each task that the kernel says descends from one, in order; a tid that comes twice is there twice."""
+    family, made = {root}, []
+    for one in records:
+        if one.kind == "task_newtask" and one.tid in family:
+            family.add(one.other)
+            made.append(one.other)
+    return made
+
+
+@requires("tracefs", "compiler")
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_storm_is_told_as_the_kernel_tells_it(compiled, seed):
+    """Of tasks that are killed in the midst of making others, each that was made is told once, and ends once."""
+    trace, events, records = both(compiled("storm"), 25, seed)
+    made = Counter(made_by(trace.pid, records))
+    told = Counter(one.child for one in events if isinstance(one, CloneEvent) and one.child is not None)
+    told += Counter(one.tid for one in events if isinstance(one, AttachEvent))
+
+    assert told == made
+    assert sum(made.values()) > 50
+    assert Counter(one.tid for one in events if isinstance(one, ExitEvent)) == made + Counter([trace.pid])
+
+
+@requires("tracefs", "compiler")
+def test_many_threads_one_by_one(compiled):
+    """Two thousand threads are told in the kernel's order, with its flags, at three stops each."""
+    trace, events, records = both(compiled("threads"), "one-by-one", 2000)
+    births = [one for one in events if isinstance(one, CloneEvent)]
+    kernels = [one for one in records if one.kind == "task_newtask" and one.tid == trace.pid]
+
+    assert [one.child for one in births] == [one.other for one in kernels]
+    assert {int(one.flags) for one in births} == {one.flags for one in kernels}
+    assert len(births) == 2000
+    assert trace.stops <= 3 * 2000 + 10
+
+
+@requires("tracefs", "compiler")
+def test_many_threads_at_once(compiled):
+    """Two thousand threads that are alive together and die together are told, and so are their ends."""
+    trace, events, records = both(compiled("threads"), "at-once", 2000)
+    births = [one.child for one in events if isinstance(one, CloneEvent)]
+
+    assert births == made_by(trace.pid, records)
+    assert Counter(one.tid for one in events if isinstance(one, ExitEvent)) == Counter([*births, trace.pid])
+
+
+@pytest.mark.soak
+@requires("tracefs", "compiler")
+def test_a_hundred_thousand_threads(compiled):
+    """A hundred thousand threads are told, each once."""
+    trace, events, records = both(compiled("threads"), "one-by-one", 100_000)
+
+    assert [one.child for one in events if isinstance(one, CloneEvent)] == made_by(trace.pid, records)
+
+
+@requires("ia32", "compiler")
+def test_calls_of_the_32_bit_table(compiled):
+    """Calls by int 0x80 are told by their own numbers, and an untraced child of such a call is traced as well."""
+    with sysclone.trace([compiled("ia32")]) as trace:
+        _, *events = trace
+    births = [one for one in events if isinstance(one, CloneEvent) and one.errno is None]
+
+    assert [one.call for one in births] == ["fork", "clone", "fork"]
+    assert {one.machine for one in births} == {"i386"}
+    assert (births[1].flags, births[1].exit_signal) == (Clone.UNTRACED, signal.SIGCHLD)
+    assert births[2].pid == births[1].child
+    assert [one.word for one in events if isinstance(one, UnshareEvent)] == [0x400]
+    [failed] = [one for one in events if isinstance(one, ExecEvent)]
+    assert (failed.path, failed.errno) == (None, 14)
+
+
+@requires("x86_64", "compiler")
+def test_an_untraced_child_is_traced_unharmed(compiled):
+    """CLONE_UNTRACED is told, its child is traced, and the registers are the program's again in both."""
+    with sysclone.trace([compiled("untraced")]) as trace:
+        births = [one for one in trace if isinstance(one, CloneEvent)]
+
+    assert trace.status.exit_code == 0
+    assert Counter((one.call, str(one.flags)) for one in births if one.pid == trace.pid) == {
+        ("clone", "CLONE_UNTRACED"): 20,
+        ("clone3", "CLONE_UNTRACED"): 20,
+    }
+    assert len(births) == 80
+
+
+# --- when the tracer goes
+
+
+class Command:
+    """A `sysclone trace` of a shell that waits for a line, then starts programs."""
+
+    def __init__(self, *options):
+        self.process = subprocess.Popen(
+            [*COMMAND, "trace", "-o", "/dev/null", *options, "--", "/bin/sh", "-c", LIVES],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.shell = int(self.process.stdout.readline())
+        self.pidfd = os.pidfd_open(self.shell)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.close(self.pidfd)
+        with self.process:
+            pass
+
+    def tracer(self):
+        """The pid of who traces the shell."""
+        status = Path(f"/proc/{self.shell}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("TracerPid:"))
+
+
+def test_the_program_outlives_us():
+    """When sysclone is killed, what it traced lives on, and can still make tasks."""
+    with Command() as command:
+        command.process.kill()
+        command.process.wait()
+        command.process.stdin.write("x\n")
+        command.process.stdin.flush()
+
+        assert command.process.stdout.read() == "alive\n3\n"
+        assert ended(command.pidfd)
+
+
+def test_the_program_dies_with_us():
+    """With --kill-on-exit it dies when sysclone is killed."""
+    with Command("--kill-on-exit") as command:
+        command.process.kill()
+
+        assert ended(command.pidfd)
+        assert command.process.stdout.read() == ""
+
+
+def test_the_program_dies_with_the_tracer_itself():
+    """With --kill-on-exit it dies when the tracing task is killed, and the command says that the trace is cut short."""
+    with Command("--kill-on-exit") as command:
+        os.kill(command.tracer(), signal.SIGKILL)
+
+        assert ended(command.pidfd)
+        assert command.process.wait(20) == 125
+
+
+def test_a_killed_tracer_is_told():
+    """A tracing task that is killed is an error for who reads, not an end."""
+    trace = sysclone.trace(["/bin/sleep", "1000"], kill_on_exit=True)
+    next(trace)
+    os.kill(trace._tracer.pid, signal.SIGKILL)
+    with pytest.raises(sysclone.TaskKilled):
+        list(trace)
+    trace.close()
+
+    assert trace.status.signal == signal.SIGKILL
+
+
+def test_detached_programs_go_on():
+    """A program that is let go can make tasks as before, without being told of."""
+    trace = sysclone.trace(["/bin/sh", "-c", "read x; /bin/echo on; exit 4"], stdin=-1, stdout=-1, text=True)
+    tracer = os.pidfd_open(trace._tracer.pid)
+    trace.detach()
+    with trace.process as process:
+        assert process.communicate("x\n")[0] == "on\n"
+    assert process.returncode == 4
+    assert trace.read() is None
+    assert ended(tracer)
+    assert _core.reap_pending() == 0
+    os.close(tracer)
+
+
+def write_and_read(trace):
+    """Tell the program to go on, and read to the end."""
+    trace.process.stdin.write(b"x")
+    trace.process.stdin.flush()
+    list(trace)
+
+
+def test_a_signal_interrupts_reading():
+    """A signal whose handler raises ends the waiting for events."""
+
+    class Alarm(Exception):
+        pass
+
+    def handler(*_):
+        raise Alarm
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    code = "import os, sys; sys.stdin.read(1); os.kill(os.getppid(), 10); sys.stdin.read()"
+    trace = sysclone.trace([sys.executable, "-c", code], stdin=-1)
+    try:
+        next(trace)
+        with pytest.raises(Alarm):
+            write_and_read(trace)
+    finally:
+        trace.close()
+        signal.signal(signal.SIGUSR1, before)
+    assert trace.status.signal == signal.SIGKILL
+
+
+def test_reading_has_a_time_limit():
+    """read() answers False when nothing came in time, and take() what did; the fd is readable when there is something."""
+    with sysclone.trace(["/bin/sh", "-c", "read x; true & wait"], stdin=-1) as trace:
+        assert trace.read() is True
+        assert [one.call for one in trace.take()] == ["execve"]
+        assert trace.read(0.05) is False
+        trace.process.stdin.write(b"\n")
+        trace.process.stdin.flush()
+        assert select.select([trace], [], [], 20)[0]
+        assert [one.call for one in trace][-1] == "exit"
+
+
+# --- who we are
+
+
+@requires("nobody")
+def test_nobody_can_trace():
+    """Without privileges the program gives up new ones, and is traced."""
+    words = [*AS_NOBODY, *COMMAND, "trace", "--", "sh", "-c", "grep NoNewPrivs /proc/self/status; true"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd="/", timeout=30, check=True)
+
+    assert done.stdout == "NoNewPrivs:\t1\n"
+    assert "execve(" in done.stderr
+
+
+@requires("root")
+def test_root_does_not_give_up_privileges():
+    """With the privilege for it the program is given the filter and nothing else."""
+    with sysclone.trace(["grep", "NoNewPrivs", "/proc/self/status"], stdout=-1, text=True) as trace:
+        list(trace)
+        assert trace.process.stdout.read() == "NoNewPrivs:\t0\n"
+
+
+@requires("nobody", "root")
+def test_setuid_programs_are_warned_of():
+    """A setuid program is run by nobody without the filter, and that is said; --strict refuses it."""
+    folder = Path("/tmp") / f"sysclone-setuid-{os.getpid()}"
+    folder.mkdir(mode=0o755)
+    program = folder / "true"
+    try:
+        program.write_bytes(Path("/bin/true").read_bytes())
+        program.chmod(0o4755)
+        words = [*AS_NOBODY, *COMMAND, "trace"]
+        done = subprocess.run([*words, "--", program], capture_output=True, text=True, cwd="/", timeout=30, check=False)
+        strict = subprocess.run(
+            [*words, "--strict", "--", program], capture_output=True, cwd="/", timeout=30, check=False
+        )
+    finally:
+        program.unlink()
+        folder.rmdir()
+    assert done.returncode == 0
+    assert "is setuid" in done.stderr
+    assert f'execve("{program}"' in done.stderr
+    assert strict.returncode == 125
+
+
+def test_every_call_sees_the_same():
+    """Without the filter, stopping at every call, the same events come, at more stops."""
+    command = ["/bin/sh", "-c", "true & wait; /nonexistent; exit 3"]
+    told = []
+    for every_call in (False, True):
+        with sysclone.trace(command, every_call=every_call, stderr=subprocess.DEVNULL) as trace:
+            told.append(([(one.call, getattr(one, "errno", None)) for one in trace], trace.stops))
+    (ours, few), (theirs, many) = told
+
+    assert sorted(ours, key=str) == sorted(theirs, key=str)
+    assert many > 10 * few
