@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from ._task import Task as Task
     from ._threads import Thread as Thread
     from ._threads import unshare_thread as unshare_thread
-    from ._trace import Trace as Trace
     from ._trace import trace as trace
     from ._trace_events import AttachEvent as AttachEvent
     from ._trace_events import CloneEvent as CloneEvent
