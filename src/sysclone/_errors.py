@@ -218,6 +218,36 @@ class TaskKilled(TaskFailed):
         return f"was {super()._what()}" if self.signal is not None else super()._what()
 
 
+class TaskOverLimit(TaskKilled):
+    """It was ended for reaching a limit that it was given.
+
+    Args:
+        pid, status, detail: as of TaskFailed.
+        limit: which: "memory_bytes", "cpu_seconds".
+        value: the limit itself, in its unit.
+        enforced_by: what enforces it: "cgroup v1", "cgroup v2", "watched RSS", "RLIMIT_CPU".
+    """
+
+    _fields = ("pid", "status", "detail", "limit", "value", "enforced_by")
+
+    def __init__(
+        self,
+        pid: int | None = None,
+        status: HasStatus | None = None,
+        detail: str = "",
+        limit: str = "",
+        value: float = 0,
+        enforced_by: str = "",
+    ) -> None:
+        super().__init__(pid, status, detail)
+        self.limit = limit
+        self.value = value
+        self.enforced_by = enforced_by
+
+    def _what(self) -> str:
+        return f"{super()._what()} for reaching its limit, {self.limit}={self.value:g} ({self.enforced_by})"
+
+
 class TaskLost(TaskFailed):
     """It ended, and its status was not seen: another waited for it, or SIGCHLD is ignored."""
 

@@ -188,3 +188,15 @@ sc_kill_self_after(PyObject *module, PyObject *args)
     if (answer < 0) return sc_oserror(answer);
     Py_RETURN_NONE;
 }
+
+/* death_signal(sig): the signal that this process gets when the thread that made it ends; 0 for none. */
+PyObject *
+sc_death_signal(PyObject *module, PyObject *args)
+{
+    (void)module;
+    int sig;
+    if (!PyArg_ParseTuple(args, "i:death_signal", &sig)) return NULL;
+    long answer = sc_raw5(SYS_prctl, PR_SET_PDEATHSIG, sig, 0, 0, 0);
+    if (answer < 0) return sc_oserror(answer);
+    Py_RETURN_NONE;
+}

@@ -53,6 +53,7 @@ static PyMethodDef sc_methods[] = {
     {"socketpair", sc_socketpair, METH_NOARGS, "socketpair(2), AF_UNIX, SOCK_SEQPACKET"},
     {"exchange", sc_exchange, METH_VARARGS, "exchange(buffer, index, expected, desired) -> the word that stood there"},
     {"kill_self_after", sc_kill_self_after, METH_VARARGS, "kill_self_after(nanoseconds)"},
+    {"death_signal", sc_death_signal, METH_VARARGS, "death_signal(sig): PR_SET_PDEATHSIG of this process"},
     {"single_threaded", sc_single_threaded, METH_NOARGS, "Whether this process has one thread and shares its memory with nobody."},
     {"spawn", sc_spawn, METH_VARARGS, "spawn(...) -> (pid, pidfd, step, errno, path index, exception)"},
     {"clone3", sc_lowlevel_clone3, METH_VARARGS, "clone3(2)"},

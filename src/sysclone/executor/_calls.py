@@ -1,0 +1,82 @@
+"""A call on its way: what is to be run, under which limits, for which future."""
+
+from __future__ import annotations
+
+import itertools
+
+from . import _channel
+from ._future import Future
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ._options import Options
+    from ._workers import Worker
+
+_numbers = itertools.count(1)
+
+
+class Call:
+    """One call of a function, or of one function for several items of a map.
+
+    Attributes:
+        number: of this call, unlike any other's in this process.
+        items: of a map, or None.
+        packed: the call pickled, where it goes to a worker that is running already.
+        worker: who runs it, once somebody does.
+        tries: how often it went to a worker that did not begin with it.
+    """
+
+    __slots__ = ("args", "fn", "future", "items", "kwargs", "number", "options", "packed", "tries", "worker")
+
+    def __init__(
+        self,
+        options: Options,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        items: list[tuple[Any, ...]] | None,
+        on_cancel: Callable[[Call], None],
+    ) -> None:
+        self.options = options
+        self.fn = fn
+        self.args = args
+        self.kwargs = kwargs
+        self.items = items
+        self.number = next(_numbers)
+        self.packed: _channel.Packed | None = None
+        self.tries = 0
+        self.worker: Worker | None = None
+        self.future = Future(lambda: on_cancel(self))
+
+    def pack(self, by_value: bool) -> None:
+        """Pickle it.
+
+        Raises:
+            ResultError: it cannot be pickled, and which part of it.
+        """
+        whole = (self.fn, self.args, self.kwargs) if self.items is None else (self.fn, self.items)
+        try:
+            self.packed = _channel.pack(whole, by_value)
+        except Exception as e:
+            args = self.args if self.items is None else self.items
+            raise _channel.refused(self.fn, args, self.kwargs) from e
+
+    @property
+    def kind(self) -> int:
+        """Which kind of message it is."""
+        return _channel.CALL if self.items is None else _channel.CHUNK
+
+    def forget(self) -> None:
+        """Let go of the function and its arguments: the future may be kept for long."""
+        self.packed = None
+        self.args = ()
+        self.kwargs = {}
+        self.items = None
+        self.fn = _gone
+
+
+def _gone() -> None:
+    """Stands for the function of a call that is over."""

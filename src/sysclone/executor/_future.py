@@ -1,0 +1,96 @@
+"""The Future of an Executor's call: one that cancel() ends also while it runs, and that can be awaited.
+
+Its states change here alone, each under the future's own condition and once: what comes second (a result of a call that
+was cancelled, a death that was told of twice) finds the state taken, and is dropped. No lock of the executor's is held
+meanwhile, and none of a future's while its callbacks run.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import _base
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from typing import Any
+
+_SETTLED = frozenset((_base.CANCELLED, _base.CANCELLED_AND_NOTIFIED, _base.FINISHED))
+
+
+class Future(_base.Future):  # type: ignore[type-arg]
+    """What a call of an Executor will come to: a concurrent.futures.Future whose cancel() ends a running call too.
+
+    Made by submit(), never by hand. Awaitable under asyncio, where a cancelled wait ends the call.
+
+    Attributes:
+        seconds: how long its process took; None until then.
+    """
+
+    seconds: float | None
+
+    def __init__(self, on_cancel: Callable[[], None]) -> None:
+        super().__init__()
+        self.seconds = None
+        self._on_cancel: Callable[[], None] | None = on_cancel
+
+    def cancel(self) -> bool:
+        """End the call, running or not.
+
+        The future is cancelled at once: waiters wake, callbacks run in this thread. The process is ended right after,
+        and keeps its place among the executor's workers until it is gone.
+
+        Returns:
+            False where the call had its result already.
+        """
+        with self._condition:
+            if self._state in _SETTLED:
+                return self._state != _base.FINISHED
+            self._state = _base.CANCELLED_AND_NOTIFIED
+            for waiter in self._waiters:
+                waiter.add_cancelled(self)
+            self._condition.notify_all()
+            tell, self._on_cancel = self._on_cancel, None
+        if tell is not None:
+            tell()
+        self._invoke_callbacks()
+        return True
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        import asyncio
+
+        return asyncio.wrap_future(self).__await__()
+
+    # --- the executor's side
+
+    def _begin(self) -> bool:
+        """From pending to running; False where it was cancelled before."""
+        with self._condition:
+            if self._state == _base.PENDING:
+                self._state = _base.RUNNING
+            return self._state == _base.RUNNING
+
+    def _withdraw(self) -> None:
+        """From running back to pending: the call had not begun, and goes to another worker."""
+        with self._condition:
+            if self._state == _base.RUNNING:
+                self._state = _base.PENDING
+
+    def _settle(self, result: Any, exception: BaseException | None) -> bool:
+        """The end of the call; False where it has an end already. Whoever settles runs the callbacks afterwards."""
+        with self._condition:
+            if self._state in _SETTLED:
+                return False
+            self._result = result
+            self._exception = exception
+            self._state = _base.FINISHED
+            for waiter in self._waiters:
+                if exception is None:
+                    waiter.add_result(self)
+                else:
+                    waiter.add_exception(self)
+            self._condition.notify_all()
+            self._on_cancel = None
+        return True
+
+    def _has_callbacks(self) -> bool:
+        return bool(self._done_callbacks)

@@ -1,0 +1,217 @@
+"""What runs in a worker: one call, or call after call. Of the executor it sees a socket and a page, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import sys
+import time
+import traceback
+
+from . import _channel
+from ._limits import start_cpu_clock, stop_cpu_clock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final
+
+    from ._board import Board
+    from ._limits import Limits
+
+_NEEDS_CREATOR: Final = (AttributeError, ImportError)
+
+
+def run_once(limits: Limits | None, cpu_seconds: float | None, light: bool, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """One call in a process of its own."""
+    if limits is not None:
+        limits.apply()
+    if cpu_seconds is not None:
+        start_cpu_clock(cpu_seconds, light)
+    return fn(*args, **kwargs)
+
+
+def run_chunk(fn: Callable[..., Any], items: list[tuple[Any, ...]], begin: Callable[[int], None] | None = None) -> Any:
+    """Several calls, one after the other, up to the first that raises: what they returned, and what that one raised."""
+    values: list[Any] = []
+    for index, item in enumerate(items):
+        if begin is not None:
+            begin(index)
+        try:
+            values.append(fn(*item))
+        except Exception as e:
+            return values, e
+    return values, None
+
+
+class Server:
+    """The loop of a warm worker that has memory of its own."""
+
+    def __init__(self, fd: int, other: int, board: Board, limits: Limits) -> None:
+        self._fd = fd
+        self._other = other
+        self._board = board
+        self._limits = limits
+
+    def __call__(self) -> None:
+        """Serve until told to end, or until the executor is gone."""
+        os.close(self._other)
+        self._limits.apply()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=self._fd) as sock:
+            while True:
+                try:
+                    message = _channel.receive(sock)
+                except OSError:
+                    return  # a function has closed it
+                if message is None or message.kind == _channel.END:
+                    return
+                self._serve(sock, message)
+                del message
+
+    def _serve(self, sock: socket.socket, message: _channel.Message) -> None:
+        number = message.number
+        self._board.begin(number, -1, time.monotonic())
+        try:
+            call = message.load()
+        except _channel.Unreadable as e:
+            _send_text(sock, _channel.UNREADABLE, number, str(e))
+            return
+        except BaseException as e:
+            kind = _channel.STALE if isinstance(e, _NEEDS_CREATOR) else _channel.UNREADABLE
+            _send_text(sock, kind, number, f"it came but cannot be unpickled: {type(e).__name__}: {e}")
+            return
+        kind, value = self._run(call, message)
+        del call
+        _flush()
+        if kind == _channel.VALUE:
+            _send_value(sock, number, value)
+        else:
+            _send_exception(sock, number, value)
+
+    def _run(self, call: Any, message: _channel.Message) -> tuple[int, Any]:
+        cpu = message.extra
+        number = message.number
+        try:
+            if cpu > 0:
+                start_cpu_clock(cpu, False)
+            if message.kind == _channel.CHUNK:
+                fn, items = call
+                return _channel.VALUE, self._chunk(number, fn, items, cpu)
+            fn, args, kwargs = call
+            self._board.begin(number, 0, time.monotonic())
+            return _channel.VALUE, fn(*args, **kwargs)
+        except SystemExit as e:
+            _exit(e)
+        except BaseException as e:
+            return _channel.RAISED, e
+        finally:
+            if cpu > 0:
+                stop_cpu_clock(False)
+
+    def _chunk(self, number: int, fn: Callable[..., Any], items: Any, cpu: float) -> Any:
+        def begin(index: int) -> None:
+            self._board.begin(number, index, time.monotonic())
+            if cpu > 0 and index:
+                start_cpu_clock(cpu, False)
+
+        values, exception = run_chunk(fn, items, begin)
+        return values, None if exception is None else _portable(exception)
+
+
+def _exit(e: SystemExit) -> None:
+    """The function wants its process to end: it does, and the executor sees with what status."""
+    code = e.code
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    _flush()
+    os._exit((code or 0) & 0xFF)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError, OSError):
+            pass
+
+
+def _send_value(sock: socket.socket, number: int, value: object) -> None:
+    try:
+        packed = _channel.pack(value)
+    except Exception:
+        _send_text(sock, _channel.UNPICKLABLE, number, _channel.why_not("the return value", value))
+        return
+    try:
+        _channel.send(sock, _channel.VALUE, number, 0.0, packed)
+    except OSError as e:
+        _send_text(sock, _channel.UNPICKLABLE, number, f"the result could not be handed over: {e}")
+
+
+def _portable(exception: BaseException) -> tuple[str, Any, str]:
+    """An exception as what can be handed over: ("raised", its pickle, its traceback), or ("told", words, "")."""
+    text = "".join(traceback.format_exception(exception))
+    try:
+        data = pickle.dumps(exception, 5)
+        pickle.loads(data)
+    except Exception as e:
+        try:
+            words = _channel.why_not("the exception", exception)
+        except Exception:
+            words = f"the exception, of type {type(exception).__qualname__}, cannot be pickled"
+        if "but it can be now" in words:
+            words = f"the exception, of type {type(exception).__qualname__}, cannot be unpickled: {type(e).__name__}: {e}"
+        return "told", f"{words}\n\n{text}", ""
+    return "raised", data, text
+
+
+def _send_exception(sock: socket.socket, number: int, exception: BaseException) -> None:
+    try:
+        packed = _channel.pack(_portable(exception))
+        _channel.send(sock, _channel.RAISED, number, 0.0, packed)
+    except OSError as e:
+        _send_text(sock, _channel.UNPICKLABLE, number, f"the exception could not be handed over: {e}")
+
+
+def _send_text(sock: socket.socket, kind: int, number: int, text: str) -> None:
+    try:
+        _channel.send(sock, kind, number, 0.0, _channel.pack(text[:8192]))
+    except OSError:
+        return  # the executor is gone
+
+
+class LightServer:
+    """The loop of a warm light worker: calls and results are objects in the memory that it shares."""
+
+    def __init__(self, inbox: int, outbox: int, limits: Limits) -> None:
+        self.inbox = inbox
+        self.outbox = outbox
+        self.limits = limits
+        self.call: tuple[Callable[..., Any], Any, Any, float | None] | None = None
+        self.answer: tuple[int, Any] | None = None
+
+    def __call__(self) -> None:
+        """Serve until told to end, by None in place of a call."""
+        self.limits.apply()
+        while True:
+            os.eventfd_read(self.inbox)
+            call, self.call = self.call, None
+            if call is None:
+                return
+            self.answer = self._run(*call)
+            del call
+            os.eventfd_write(self.outbox, 1)
+
+    @staticmethod
+    def _run(fn: Callable[..., Any], args: Any, kwargs: Any, cpu: float | None) -> tuple[int, Any]:
+        try:
+            if cpu is not None:
+                start_cpu_clock(cpu, True)
+            try:
+                return _channel.VALUE, fn(*args, **kwargs)
+            finally:
+                if cpu is not None:
+                    stop_cpu_clock(True)
+        except Exception as e:
+            return _channel.RAISED, e
