@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ._manager import Manager
     from ._options import Options
     from ._workers import Worker
 
@@ -38,7 +39,7 @@ class Call:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         items: list[tuple[Any, ...]] | None,
-        on_cancel: Callable[[Call], None],
+        manager: Manager,
     ) -> None:
         self.options = options
         self.fn = fn
@@ -49,7 +50,8 @@ class Call:
         self.packed: _channel.Packed | None = None
         self.tries = 0
         self.worker: Worker | None = None
-        self.future = Future(lambda: on_cancel(self))
+        wait = (lambda seconds: manager.help(self, seconds)) if manager.starts_here else None
+        self.future = Future(lambda: manager.cancelled(self), wait)
 
     def pack(self, by_value: bool) -> None:
         """Pickle it.

@@ -48,7 +48,7 @@ class _Calls(concurrent.futures.Executor):
 
     def _call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], items: Any) -> Future[Any]:
         manager = self._manager
-        call = Call(self._options, fn, args, kwargs, items, manager.cancelled)
+        call = Call(self._options, fn, args, kwargs, items, manager)
         future = call.future
         if manager.packs:
             try:

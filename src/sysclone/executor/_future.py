@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Any
 
+_MOMENT = 0.01
+"""Seconds that a waiter waits for a light process itself, before it leaves that to the manager."""
+
 _SETTLED = frozenset((_base.CANCELLED, _base.CANCELLED_AND_NOTIFIED, _base.FINISHED))
 
 
@@ -28,10 +31,17 @@ class Future(_base.Future):  # type: ignore[type-arg]
 
     seconds: float | None
 
-    def __init__(self, on_cancel: Callable[[], None]) -> None:
+    def __init__(self, on_cancel: Callable[[], None], help: Callable[[float], None] | None = None) -> None:  # noqa: A002
         super().__init__()
         self.seconds = None
         self._on_cancel: Callable[[], None] | None = on_cancel
+        self._help = help
+
+    def result(self, timeout: float | None = None) -> Any:
+        """What the call returned; see concurrent.futures.Future."""
+        if self._help is not None and self._state == _base.RUNNING:
+            self._help(_MOMENT if timeout is None or timeout > _MOMENT else max(0.0, timeout))
+        return super().result(timeout)
 
     def cancel(self) -> bool:
         """End the call, running or not.

@@ -2,9 +2,9 @@
 
 1. It sleeps in epoll_wait on the processes' fds, on their sockets, and on an eventfd that other threads write to. There
    is no thread for a call, and nothing is looked at again and again, but the RSS of what is limited by it.
-2. It alone starts, ends, reaps and closes processes, so no fd is closed while another thread uses it. The exception: a
-   thread that submits may hand its call to an idle worker; `Worker.sending` counts those, and the worker is not closed
-   before they are done.
+2. It alone ends, reaps and closes processes, so no fd is closed while another thread uses it. The exceptions: a thread
+   that submits may hand its call to an idle worker; `Worker.sending` counts those, and the worker is not closed before
+   they are done. And a thread that waits for the result of a light process may take its end upon itself (`help`).
 3. The lock is held over the lists and counters, over the packet of a small call and over nothing else: never over a
    clone, over pickling, over a future's condition or over a callback.
 4. Callbacks of futures run on a thread of their own, made for the first: a slow one delays no time limit.
@@ -25,7 +25,7 @@ from .._errors import CloneError, ResultError, TaskTimeout
 from .._task import STOP_PATIENCE
 from . import _reasons
 from ._callbacks import Callbacks
-from ._workers import MAKERS, Outcome, Worker
+from ._workers import MAKERS, OnceLight, Outcome, Worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class Manager:
         self.tasks_per_worker = tasks_per_worker
         self.warm = tasks_per_worker != 1
         self.packs = self.warm and kind != "light"
+        # A light process is made sooner than another thread is woken.
+        self.starts_here = not self.warm and kind == "light"
         self.name = name
         self.at_exit = at_exit
         self.pid = os.getpid()
@@ -70,11 +72,13 @@ class Manager:
         self._pending: deque[Call] = deque()
         self._idle: dict[Spec, list[Worker]] = {}
         self._workers: set[Worker] = set()
+        self._starting = 0
         self._stuck: set[Worker] = set()
         self._cancelled: deque[Call] = deque()
         self._late: list[tuple[float, int, Worker, Call | None]] = []
         self._late_count = 0
         self._groups: list[tuple[float, Group]] = []
+        self._watched: set[Worker] = set()
         self._next_rss = 0.0
         self._closing = False
         self._woken = False
@@ -104,13 +108,19 @@ class Manager:
             if self.thread is None:
                 self._begin()
             self.counts["submitted"] += 1
-            if self.warm and not self._pending:
-                worker = self._reserve(call)
-            if worker is None:
+            here = False
+            if not self._pending:
+                worker = self._reserve(call) if self.warm else None
+                here = self.starts_here and not call.options.spec.limited and self._has_room() and call.future._begin()
+            if here:
+                self._starting += 1
+            elif worker is None:
                 self._pending.append(call)
                 self._poke()
         if worker is not None:
             self._hand(worker, call)
+        elif here:
+            self._start(call)
 
     def cancelled(self, call: Call) -> None:
         """A future was cancelled: called by its cancel(), in any thread."""
@@ -252,12 +262,18 @@ class Manager:
         try:
             while True:
                 self._listen()
-                self._end_cancelled()
-                self._end_late()
-                self._look_at_memory()
-                self._close_groups()
-                self._start_pending()
-                if self._is_over():
+                # Whoever waits for a future that was just settled waits for the GIL now: nothing is called for nothing.
+                if self._cancelled:
+                    self._end_cancelled()
+                if self._late:
+                    self._end_late()
+                if self._watched:
+                    self._look_at_memory()
+                if self._groups:
+                    self._close_groups()
+                if self._pending:
+                    self._start_pending()
+                if self._closing and self._is_over():
                     break
         except BaseException as e:
             self._fail(e)
@@ -272,7 +288,7 @@ class Manager:
                 for worker in workers:
                     self._retire(worker)
                 workers.clear()
-            if self._workers or self._groups:
+            if self._workers or self._starting or self._groups:
                 return False
             # A light process that cannot be stopped goes on; the end of the interpreter waits for it, as for a thread.
             for worker in self._stuck:
@@ -322,6 +338,8 @@ class Manager:
 
     def _patience(self) -> float | None:
         """Seconds until there is something to do without an event."""
+        if not (self._late or self._groups or self._watched):
+            return None
         now = time.monotonic()
         moments = []
         with self._lock:
@@ -329,8 +347,8 @@ class Manager:
                 moments.append(self._late[0][0])
         if self._groups:
             moments.append(now + _GROUP_PERIOD)
-        if any(worker.memory_by == "watched RSS" and worker.call is not None for worker in self._workers):
-            moments.append(max(self._next_rss, now))
+        if self._watched:
+            moments.append(self._next_rss)
         return max(0.0, min(moments) - now) if moments else None
 
     # --- events
@@ -400,20 +418,24 @@ class Manager:
     def on_end(self, worker: Worker) -> None:
         """A process has ended."""
         with self._lock:
+            # An event may be older than the fd that bears its number now.
+            if worker.ended and not worker.sent_last or worker.helped or not worker.task.done():
+                return
             idle = self._idle.get(worker.spec)
             if idle is not None and worker in idle:
                 idle.remove(worker)
             worker.ended = True
-            fds = [fd for fd, _ in worker.fds()]
+            for fd, _ in worker.fds():
+                self._unlisten(fd)
+            worker.sent_last = worker.sending > 0
             if worker.sending:
-                for fd in fds:
-                    self._unlisten(fd)
                 return
         if worker.warm and worker.call is not None:
             self._last_answer(worker)
-        for fd in fds:
-            self._unlisten(fd)
-        call = worker.call
+        self._finish(worker, worker.call)
+
+    def _finish(self, worker: Worker, call: Call | None) -> None:
+        """A process has ended, and is this thread's: what came of its call, and its end."""
         outcome = None
         if call is None or call.future.done():
             worker.reap()
@@ -448,6 +470,7 @@ class Manager:
                 self.counts["lost"] += 1
             self._workers.discard(worker)
             self._stuck.discard(worker)
+            self._watched.discard(worker)
         worker.close()
         if group is not None and not group.close():
             self._groups.append((time.monotonic() + _GROUP_PATIENCE, group))
@@ -456,8 +479,7 @@ class Manager:
         future = call.future
         call.forget()
         if future._settle(outcome.value, outcome.exception):
-            with self._lock:
-                self.counts["done" if outcome.exception is None else "failed"] += 1
+            self.counts["done" if outcome.exception is None else "failed"] += 1
             if future._has_callbacks():
                 self._callbacks.run(future)
 
@@ -533,14 +555,15 @@ class Manager:
         now = time.monotonic()
         if now < self._next_rss:
             return
-        for worker in self._workers:
+        self._next_rss = now + RSS_PERIOD
+        for worker in self._watched:
             limit = worker.spec.memory_bytes
-            if worker.memory_by == "watched RSS" and worker.call is not None and limit is not None and not worker.why:
-                more = worker.rss_bytes() - worker.base_rss
-                if more > limit:
-                    worker.over = more
-                    worker.end("memory")
-            self._next_rss = now + RSS_PERIOD
+            if worker.call is None or worker.why or limit is None:
+                continue
+            more = worker.rss_bytes() - worker.base_rss
+            if more > limit:
+                worker.over = more
+                worker.end("memory")
 
     def _close_groups(self) -> None:
         now = time.monotonic()
@@ -559,14 +582,20 @@ class Manager:
                 worker = self._reserve(call) if self.warm else None
                 if worker is None and call.future.done():
                     continue
-                if worker is None and len(self._workers) >= self.max_workers:
+                if worker is None and not self._has_room():
                     self._make_room(call)
                     return
                 self._pending.popleft()
+                if worker is None and not call.future._begin():
+                    continue
+                self._starting += worker is None
             if worker is not None:
                 self._hand(worker, call)
-            elif call.future._begin():
+            else:
                 self._start(call)
+
+    def _has_room(self) -> bool:
+        return len(self._workers) + self._starting < self.max_workers
 
     def _make_room(self, call: Call) -> None:
         """All places are taken: an idle worker that is made otherwise has to go. Under the lock."""
@@ -576,35 +605,83 @@ class Manager:
                 return
 
     def _start(self, call: Call) -> None:
+        """Make a process for a call, its place being counted already. In any thread, without the lock."""
+        worker = None
         try:
             worker = self._maker(call.options.spec)
             worker.start(call)
         except BaseException as e:
-            if self.warm and any(one.spec == call.options.spec for one in self._workers):
-                with self._lock:  # those that are there will come to it
-                    call.future._withdraw()
-                    self._pending.appendleft(call)
-                return
-            self._settle(call, Outcome(None, e.with_traceback(None)))
+            self._not_started(call, e)
             return
-        self.memory_by = worker.memory_by or self.memory_by
-        self.counts["started"] += 1
-        call.worker = worker
         with self._lock:
+            self._starting -= 1
             self._workers.add(worker)
+            self.counts["started"] += 1
+            self.memory_by = worker.memory_by or self.memory_by
+            call.worker = worker
+            if worker.memory_by == "watched RSS":
+                self._watched.add(worker)
+                self._poke()
+            worker.sending += self.warm
+            self._listen_to(worker)
+            if not self.warm:
+                if call.options.timeout is not None:
+                    grace = STOP_PATIENCE if worker.keeps_time else 0.0
+                    self._note_limit(worker, call, worker.begun_at + call.options.timeout + grace)
+                if call.future.cancelled():
+                    self._cancelled.append(call)
+                    self._poke()
+        if self.warm:
+            self._hand(worker, call)
+
+    def _listen_to(self, worker: Worker) -> None:
         assert self._epoll is not None
         for fd, method in worker.fds():
             self._answers[fd] = (worker, method)
             self._epoll.register(fd, _READ)
-        if self.warm:
-            worker.sending += 1
-            self._hand(worker, call)
-        elif call.options.timeout is not None:
-            grace = STOP_PATIENCE if worker.keeps_time else 0.0
+
+    def _not_started(self, call: Call, e: BaseException) -> None:
+        with self._lock:
+            self._starting -= 1
+            again = self.warm and any(one.spec == call.options.spec for one in self._workers)
+            if again:  # those that are there will come to it
+                call.future._withdraw()
+                self._pending.appendleft(call)
+            elif self._closing:
+                self._poke()
+        if not again:
+            self._settle(call, Outcome(None, e.with_traceback(None)))
+
+    # --- the thread that waits for a light process's result
+
+    def help(self, call: Call, seconds: float) -> None:
+        """Wait for a call's process in the calling thread, for a moment, in place of the manager: two wake-ups less.
+
+        The process is not listened to meanwhile; what ends it goes on as ever.
+        """
+        worker = call.worker
+        if not isinstance(worker, OnceLight) or os.getpid() != self.pid:
+            return
+        with self._lock:
+            if worker.call is not call or worker.ended or worker.helped or worker.spec.limited:
+                return
+            worker.helped = True
+            self._unlisten(worker.fd)
+        done = False
+        try:
+            done = worker.task._job.wait(seconds)
+        finally:
             with self._lock:
-                self._note_limit(worker, call, worker.begun_at + call.options.timeout + grace)
-        if call.future.cancelled():
-            self._cancelled.append(call)
+                worker.helped = False
+                if done:
+                    worker.ended = True
+                else:
+                    self._listen_to(worker)
+        if done:
+            self._finish(worker, call)
+            if self._pending or self._closing:
+                with self._lock:
+                    self._poke()
 
 
 LIVE: set[Manager] = set()

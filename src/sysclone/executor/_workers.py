@@ -56,6 +56,9 @@ class Worker:
         why: why it is being ended: "timeout", "cancel", "memory", "retire", or empty.
         over: by how much its RSS was over the limit, where it is ended for that.
         sending: how many threads are handing it something at this moment: its fds may not be closed meanwhile.
+        ended: whether it was seen to have ended: nobody else is to see that again.
+        sent_last: whether its end has to wait for such a thread.
+        helped: whether a thread that wants its result waits for it in the manager's place.
         retired_at: when it was told to end by itself.
     """
 
@@ -73,6 +76,8 @@ class Worker:
         self.over: int | None = None
         self.sending = 0
         self.ended = False
+        self.sent_last = False
+        self.helped = False
         self.retired_at: float | None = None
         self.base_rss = 0
         self.limits, self.group, self.memory_by = prepare(spec, self.copied)
@@ -187,6 +192,11 @@ class OnceLight(Worker):
             args = (self.limits, options.cpu_seconds, True, fn, args, kwargs)
             fn, kwargs = run_once, {}
         self.task = _call.start_light(context, fn, args, kwargs)
+        self.fd = self.task.fileno()
+
+    def fds(self) -> list[tuple[int, str]]:
+        """The eventfd of its end."""
+        return [(self.fd, "on_end")]
 
     def _begin(self, item: int) -> None:
         self._since[:] = [item, time.monotonic()]
