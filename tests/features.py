@@ -384,6 +384,38 @@ def cgroup2() -> str | None:
     return cgroup_writable("cgroup2")
 
 
+def controller_writable(controller: str, limit: str) -> str | None:
+    """None if this user may make a version 1 cgroup with a controller, below the one it is in, and set a limit."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        if controller in names.split(","):
+            folder = Path("/sys/fs/cgroup", controller, path.lstrip("/"))
+            try:
+                made = Path(tempfile.mkdtemp(prefix="probe-", dir=folder))
+            except OSError as error:
+                return f"{folder}: {error.strerror}"
+            try:
+                (made / limit).write_text("1000000000" if controller == "memory" else "1000")
+            except OSError as error:
+                return f"{made}/{limit}: {error.strerror}"
+            finally:
+                made.rmdir()
+            return None
+    return f"no version 1 hierarchy has the {controller} controller"
+
+
+@probe
+def memory_cgroup() -> str | None:
+    """A memory cgroup, version 1, with a limit of one's own."""
+    return controller_writable("memory", "memory.limit_in_bytes")
+
+
+@probe
+def pids_cgroup() -> str | None:
+    """A pids cgroup, version 1, with a limit of one's own."""
+    return controller_writable("pids", "pids.max")
+
+
 @probe
 def cgroup1() -> str | None:
     """A cgroup v1 hierarchy to make groups in."""

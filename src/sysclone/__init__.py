@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ._errors import TaskFailed as TaskFailed
     from ._errors import TaskKilled as TaskKilled
     from ._errors import TaskLost as TaskLost
+    from ._errors import TaskOverLimit as TaskOverLimit
     from ._errors import TaskTimeout as TaskTimeout
     from ._errors import Unsupported as Unsupported
     from ._errors import ZygoteError as ZygoteError
@@ -72,6 +73,8 @@ if TYPE_CHECKING:
     from ._wait_many import wait_all as wait_all
     from ._wait_many import wait_any as wait_any
     from ._zygote import Zygote as Zygote
+    from .executor import Executor as Executor
+    from .executor import Future as Future
 
 _LATE = {
     "Answer": "_sharing",
@@ -88,6 +91,8 @@ _LATE = {
     "ExitEvent": "_trace_events",
     "Explanation": "_explain",
     "Inspection": "_inspect",
+    "Executor": "executor",
+    "Future": "executor",
     "Namespace": "_flags",
     "Namespaces": "_namespaces",
     "Popen": "_popen",
@@ -107,6 +112,7 @@ _LATE = {
     "TaskInfo": "_sharing",
     "TaskKilled": "_errors",
     "TaskLost": "_errors",
+    "TaskOverLimit": "_errors",
     "TaskTimeout": "_errors",
     "Thread": "_threads",
     "Trace": "_trace_session",
@@ -152,6 +158,8 @@ __all__ = [
     "ExitEvent",
     "Explanation",
     "Inspection",
+    "Executor",
+    "Future",
     "Namespace",
     "Namespaces",
     "Popen",
@@ -171,6 +179,7 @@ __all__ = [
     "TaskInfo",
     "TaskKilled",
     "TaskLost",
+    "TaskOverLimit",
     "TaskTimeout",
     "Thread",
     "Trace",

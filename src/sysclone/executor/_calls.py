@@ -25,12 +25,13 @@ class Call:
     Attributes:
         number: of this call, unlike any other's in this process.
         items: of a map, or None.
+        many: whether each item is a tuple of arguments.
         packed: the call pickled, where it goes to a worker that is running already.
         worker: who runs it, once somebody does.
         tries: how often it went to a worker that did not begin with it.
     """
 
-    __slots__ = ("args", "fn", "future", "items", "kwargs", "number", "options", "packed", "tries", "worker")
+    __slots__ = ("args", "fn", "future", "items", "kwargs", "many", "number", "options", "packed", "tries", "worker")
 
     def __init__(
         self,
@@ -38,7 +39,8 @@ class Call:
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        items: list[tuple[Any, ...]] | None,
+        items: list[Any] | None,
+        many: bool,
         manager: Manager,
     ) -> None:
         self.options = options
@@ -46,6 +48,7 @@ class Call:
         self.args = args
         self.kwargs = kwargs
         self.items = items
+        self.many = many
         self.number = next(_numbers)
         self.packed: _channel.Packed | None = None
         self.tries = 0
@@ -59,12 +62,17 @@ class Call:
         Raises:
             ResultError: it cannot be pickled, and which part of it.
         """
-        whole = (self.fn, self.args, self.kwargs) if self.items is None else (self.fn, self.items)
+        whole = (self.fn, self.args, self.kwargs) if self.items is None else (self.fn, self.items, self.many, self.each)
         try:
             self.packed = _channel.pack(whole, by_value)
         except Exception as e:
             args = self.args if self.items is None else self.items
             raise _channel.refused(self.fn, args, self.kwargs) from e
+
+    @property
+    def each(self) -> bool:
+        """Whether each item has a limit of its own."""
+        return self.options.timeout is not None or self.options.cpu_seconds is not None
 
     @property
     def kind(self) -> int:

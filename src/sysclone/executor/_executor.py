@@ -44,11 +44,18 @@ class _Calls(concurrent.futures.Executor):
         Raises:
             RuntimeError: the executor was shut down, or belongs to another process.
         """
-        return self._call(fn, args, kwargs, None)
+        return self._call(fn, args, kwargs)
 
-    def _call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], items: Any) -> Future[Any]:
+    def _call(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        items: list[Any] | None = None,
+        many: bool = False,
+    ) -> Future[Any]:
         manager = self._manager
-        call = Call(self._options, fn, args, kwargs, items, manager)
+        call = Call(self._options, fn, args, kwargs, items, many, manager)
         future = call.future
         if manager.packs:
             try:
@@ -91,8 +98,7 @@ class _Calls(concurrent.futures.Executor):
         bar = bar_for(fn, iterables) if progress else None
         try:
             return _map.results(
-                lambda function, items: self._call(function, (), {}, items),
-                fn,
+                lambda items: self._call(fn, (), {}, items, len(iterables) > 1),
                 iterables,
                 workers=self._manager.max_workers,
                 timeout=timeout,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import socket
@@ -32,17 +33,31 @@ def run_once(limits: Limits | None, cpu_seconds: float | None, light: bool, fn: 
     return fn(*args, **kwargs)
 
 
-def run_chunk(fn: Callable[..., Any], items: list[tuple[Any, ...]], begin: Callable[[int], None] | None = None) -> Any:
-    """Several calls, one after the other, up to the first that raises: what they returned, and what that one raised."""
+def run_chunk(fn: Callable[..., Any], items: list[Any], many: bool, begin: Callable[[int], None] | None = None) -> Any:
+    """Several calls, one after the other, up to the first that raises: what they returned, and what that one raised.
+
+    Args:
+        fn: the function.
+        items: an argument for each call, or its arguments.
+        many: whether they are tuples of arguments.
+        begin: is told of each item before; None where nothing has to be known of single items.
+    """
     values: list[Any] = []
-    for index, item in enumerate(items):
-        if begin is not None:
-            begin(index)
-        try:
-            values.append(fn(*item))
-        except Exception as e:
-            return values, e
+    try:
+        if begin is None:
+            values.extend(itertools.starmap(fn, items) if many else map(fn, items))
+        for index, item in enumerate(items if begin is not None else ()):
+            begin(index)  # type: ignore[misc]
+            values.append(fn(*item) if many else fn(item))
+    except Exception as e:
+        return values, e
     return values, None
+
+
+def run_chunk_there(*arguments: Any) -> Any:
+    """The same in a process of its own memory: the exception as what can be handed over."""
+    values, exception = run_chunk(*arguments)
+    return values, None if exception is None else portable(exception)
 
 
 class Server:
@@ -58,16 +73,17 @@ class Server:
         """Serve until told to end, or until the executor is gone."""
         os.close(self._other)
         self._limits.apply()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=self._fd) as sock:
-            while True:
-                try:
-                    message = _channel.receive(sock)
-                except OSError:
-                    return  # a function has closed it
-                if message is None or message.kind == _channel.END:
-                    return
-                self._serve(sock, message)
-                del message
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=self._fd)
+        while True:
+            try:
+                message = _channel.receive(sock)
+            except OSError:
+                message = None  # a function has closed it
+            if message is None or message.kind == _channel.END:
+                sock.detach()
+                return
+            self._serve(sock, message)
+            del message
 
     def _serve(self, sock: socket.socket, message: _channel.Message) -> None:
         number = message.number
@@ -96,8 +112,7 @@ class Server:
             if cpu > 0:
                 start_cpu_clock(cpu, False)
             if message.kind == _channel.CHUNK:
-                fn, items = call
-                return _channel.VALUE, self._chunk(number, fn, items, cpu)
+                return _channel.VALUE, self._chunk(number, cpu, *call)
             fn, args, kwargs = call
             self._board.begin(number, 0, time.monotonic())
             return _channel.VALUE, fn(*args, **kwargs)
@@ -109,14 +124,15 @@ class Server:
             if cpu > 0:
                 stop_cpu_clock(False)
 
-    def _chunk(self, number: int, fn: Callable[..., Any], items: Any, cpu: float) -> Any:
+    def _chunk(self, number: int, cpu: float, fn: Callable[..., Any], items: list[Any], many: bool, each: bool) -> Any:
         def begin(index: int) -> None:
             self._board.begin(number, index, time.monotonic())
             if cpu > 0 and index:
                 start_cpu_clock(cpu, False)
 
-        values, exception = run_chunk(fn, items, begin)
-        return values, None if exception is None else _portable(exception)
+        self._board.begin(number, 0, time.monotonic())
+        values, exception = run_chunk(fn, items, many, begin if each else None)
+        return values, None if exception is None else portable(exception)
 
 
 def _exit(e: SystemExit) -> None:
@@ -140,27 +156,26 @@ def _flush() -> None:
 def _send_value(sock: socket.socket, number: int, value: object) -> None:
     try:
         packed = _channel.pack(value)
-    except Exception:
-        _send_text(sock, _channel.UNPICKLABLE, number, _channel.why_not("the return value", value))
+    except Exception as e:
+        words = _channel.why_not("the return value", value) or f"the return value cannot be pickled: {e}"
+        _send_text(sock, _channel.UNPICKLABLE, number, words)
         return
     try:
         _channel.send(sock, _channel.VALUE, number, 0.0, packed)
     except OSError as e:
-        _send_text(sock, _channel.UNPICKLABLE, number, f"the result could not be handed over: {e}")
+        text = f"the result of {packed.total} bytes could not be handed over: {e}"
+        _send_text(sock, _channel.UNPICKLABLE, number, text)
 
 
-def _portable(exception: BaseException) -> tuple[str, Any, str]:
+def portable(exception: BaseException) -> tuple[str, Any, str]:
     """An exception as what can be handed over: ("raised", its pickle, its traceback), or ("told", words, "")."""
     text = "".join(traceback.format_exception(exception))
     try:
         data = pickle.dumps(exception, 5)
         pickle.loads(data)
     except Exception as e:
-        try:
-            words = _channel.why_not("the exception", exception)
-        except Exception:
-            words = f"the exception, of type {type(exception).__qualname__}, cannot be pickled"
-        if "but it can be now" in words:
+        words = _channel.why_not("the exception", exception)
+        if not words:
             words = f"the exception, of type {type(exception).__qualname__}, cannot be unpickled: {type(e).__name__}: {e}"
         return "told", f"{words}\n\n{text}", ""
     return "raised", data, text
@@ -168,7 +183,7 @@ def _portable(exception: BaseException) -> tuple[str, Any, str]:
 
 def _send_exception(sock: socket.socket, number: int, exception: BaseException) -> None:
     try:
-        packed = _channel.pack(_portable(exception))
+        packed = _channel.pack(portable(exception))
         _channel.send(sock, _channel.RAISED, number, 0.0, packed)
     except OSError as e:
         _send_text(sock, _channel.UNPICKLABLE, number, f"the exception could not be handed over: {e}")

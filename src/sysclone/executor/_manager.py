@@ -171,6 +171,7 @@ class Manager:
             os.eventfd_write(self._wake, 1)
 
     def _begin(self) -> None:
+        self._oom = _reasons.OomWatch()
         try:
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             try:
@@ -258,7 +259,6 @@ class Manager:
     # --- the thread
 
     def _run(self) -> None:
-        self._oom = _reasons.OomWatch()
         try:
             while True:
                 self._listen()
@@ -369,6 +369,8 @@ class Manager:
         if outcome is None:
             self._send_elsewhere(worker, call, why)
             return
+        if outcome.exception is not None:
+            outcome.exception = _reasons.annotate(outcome.exception, call.options, worker.memory_by)
         with self._lock:
             self._note_time(worker, call, now)
             call.worker = None

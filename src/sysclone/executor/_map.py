@@ -7,6 +7,7 @@ from collections import deque
 from itertools import islice
 
 from .._errors import ContextError, TaskTimeout
+from ._channel import restored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 CHUNK_SECONDS: Final = 0.02
 """What a chunk is to take: long against a round trip, short against what people wait for."""
 
-LARGEST_CHUNK: Final = 4096
+LARGEST_CHUNK: Final = 16384
 _GROWTH: Final = 4
 _AHEAD: Final = 2
 
@@ -39,8 +40,7 @@ class ChunkSize:
 
 
 def results(
-    submit: Callable[[Callable[..., Any], list[tuple[Any, ...]]], Future],
-    fn: Callable[..., Any],
+    submit: Callable[[list[Any]], Future],
     iterables: tuple[Iterable[Any], ...],
     *,
     workers: int,
@@ -54,7 +54,6 @@ def results(
 
     Args:
         submit: starts one chunk.
-        fn: the function.
         iterables: read only as far as results are near.
         workers: how many run at once.
         timeout: seconds from now for all of them; None for no limit.
@@ -68,7 +67,8 @@ def results(
             raise ContextError(f"{name}={value!r}: a whole number, 1 or more, is needed", field=name)
     end = None if timeout is None else time.monotonic() + timeout
     size = ChunkSize(chunksize if chunksize is not None or adapt else 1)
-    window = _Window(submit, fn, zip(*iterables, strict=False), size, workers * _AHEAD + 1, buffersize)
+    items = zip(*iterables, strict=False) if len(iterables) != 1 else iter(iterables[0])
+    window = _Window(submit, items, size, workers * _AHEAD + 1, buffersize)
     try:
         window.fill()
     except BaseException:
@@ -82,21 +82,19 @@ class _Window:
 
     def __init__(
         self,
-        submit: Callable[[Callable[..., Any], list[tuple[Any, ...]]], Future],
-        fn: Callable[..., Any],
-        items: Iterator[tuple[Any, ...]],
+        submit: Callable[[list[Any]], Future],
+        items: Iterator[Any],
         size: ChunkSize,
         most_chunks: int,
         most_items: int | None,
     ) -> None:
         self._submit = submit
-        self._fn = fn
         self._items = items
         self.size = size
         self._most_chunks = most_chunks
         self._most_items = most_items
         self._ahead = 0
-        self.chunks: deque[tuple[Future, int, list[float]]] = deque()
+        self.chunks: deque[tuple[Future, int]] = deque()
 
     def fill(self) -> None:
         """Start chunks until enough are on their way or there are no more items."""
@@ -108,17 +106,17 @@ class _Window:
             if not chunk:
                 return
             self._ahead += len(chunk)
-            self.chunks.append((self._submit(self._fn, chunk), len(chunk), []))
+            self.chunks.append((self._submit(chunk), len(chunk)))
 
     def take(self) -> tuple[Future, int]:
         """The oldest chunk."""
-        future, count, _ = self.chunks.popleft()
+        future, count = self.chunks.popleft()
         self._ahead -= count
         return future, count
 
     def cancel(self) -> None:
         """End those that are on their way."""
-        for future, _, _ in self.chunks:
+        for future, _ in self.chunks:
             future.cancel()
         self.chunks.clear()
 
@@ -138,9 +136,9 @@ def _read(window: _Window, end: float | None, timeout: float | None, bar: Bar | 
             window.fill()
             values.reverse()
             while values:
+                yield values.pop()
                 if bar is not None:
                     bar.advance()
-                yield values.pop()
             if exception is not None:
                 raise exception
     finally:
@@ -152,9 +150,11 @@ def _read(window: _Window, end: float | None, timeout: float | None, bar: Bar | 
 def _answer(future: Future, end: float | None, timeout: float | None) -> tuple[list[Any], BaseException | None]:
     left = None if end is None else max(0.0, end - time.monotonic())
     try:
-        answer: tuple[list[Any], BaseException | None] = future.result(left)
+        values, exception = future.result(left)
     except TimeoutError as e:
         if future.done() or isinstance(e, TaskTimeout):
             raise
         raise TimeoutError(f"the results did not come in {timeout:g} s") from None
-    return answer
+    if isinstance(exception, tuple):
+        exception = restored(exception, None)
+    return values, exception

@@ -6,18 +6,18 @@ have taken out of the idle ones under the manager's lock.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import time
 
 from .. import _call, _core
 from .._errors import Cancelled, ResultError, TaskExited, TaskFailed, TaskKilled, TaskLost, TaskTimeout
-from .._result import RemoteTraceback
 from .._status import Status
 from . import _channel, _reasons
 from ._board import Board
 from ._limits import prepare
-from ._loop import LightServer, Server, run_chunk, run_once
+from ._loop import LightServer, Server, run_chunk, run_chunk_there, run_once
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class OnceLight(Worker):
         self.keeps_time = call.items is None
         if call.items is not None:
             context = options.spec.context
-            fn, args, kwargs = run_chunk, (fn, call.items, self._begin), {}
+            fn, args, kwargs = run_chunk, (fn, call.items, call.many, self._begin if call.each else None), {}
         if self.limits.is_needed or options.cpu_seconds is not None:
             args = (self.limits, options.cpu_seconds, True, fn, args, kwargs)
             fn, kwargs = run_once, {}
@@ -219,8 +219,8 @@ class OnceCopied(Worker):
         if call.items is not None:
             self._board = board = Board()
             context = options.spec.context
-            number = call.number
-            fn, args, kwargs = run_chunk, (fn, call.items, lambda item: board.begin(number, item, time.monotonic())), {}
+            begin = functools.partial(_note_on, board, call.number) if call.each else None
+            fn, args, kwargs = run_chunk_there, (fn, call.items, call.many, begin), {}
         try:
             self.task = _call.start_copied(
                 context, run_once, (self.limits, options.cpu_seconds, False, fn, args, kwargs), {}
@@ -327,7 +327,7 @@ class WarmCopied(Worker):
         if message.kind == _channel.VALUE:
             return Outcome(value, None)
         if message.kind == _channel.RAISED:
-            return Outcome(None, restored(value, pid))
+            return Outcome(None, _channel.restored(value, pid))
         if message.kind == _channel.UNREADABLE:
             return Outcome(None, ResultError(f"the call could not begin: {value}", pid=pid))
         return Outcome(None, ResultError(str(value), pid=pid))
@@ -349,7 +349,7 @@ class WarmCopied(Worker):
         """Tell it to end when it is done."""
         self.retired_at = time.monotonic()
         try:
-            _channel.send(self._sock, _channel.END, 0, 0.0, _channel.Packed([], []))
+            _channel.send(self._sock, _channel.END, 0, 0.0, _channel.Packed())
         except OSError:
             self.end("retire")
 
@@ -420,7 +420,7 @@ class WarmLight(Worker):
         self._since[:] = [0, self.begun_at]
         fn, args, kwargs = call.fn, call.args, call.kwargs
         if call.items is not None:
-            fn, args, kwargs = run_chunk, (fn, call.items, self._begin), {}
+            fn, args, kwargs = run_chunk, (fn, call.items, call.many, self._begin if call.each else None), {}
         self._server.call = (fn, args, kwargs, call.options.cpu_seconds)
         os.eventfd_write(self._inbox, 1)
 
@@ -467,6 +467,10 @@ class WarmLight(Worker):
         os.close(self._outbox)
 
 
+def _note_on(board: Board, number: int, item: int) -> None:
+    board.begin(number, item, time.monotonic())
+
+
 def _end_what_is_left(task: Task) -> None:
     status = task.status
     if status is None or status.signal is not None or not status.known:
@@ -486,21 +490,6 @@ def end_group(task: Task) -> None:
             os.killpg(task.pid, _KILL)
         except OSError:
             return
-
-
-def restored(value: Any, pid: int) -> BaseException:
-    """An exception that was handed over, with its traceback there as the cause."""
-    import pickle
-
-    how, data, text = value
-    if how == "told":
-        return ResultError(data, pid=pid)
-    try:
-        exception: BaseException = pickle.loads(data)
-    except Exception as e:
-        return ResultError(f"the exception came but cannot be unpickled here: {type(e).__name__}: {e}\n\n{text}", pid=pid)
-    exception.__cause__ = RemoteTraceback(text)
-    return exception
 
 
 def _stripped(e: BaseException) -> BaseException:
