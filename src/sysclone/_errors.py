@@ -178,7 +178,7 @@ class TaskFailed(SyscloneError):
         detail: what else is known, for a person.
     """
 
-    _fields = ("pid", "status", "detail")
+    _fields: ClassVar[tuple[str, ...]] = ("pid", "status", "detail")
 
     def __init__(self, pid: int | None = None, status: HasStatus | None = None, detail: str = "") -> None:
         super().__init__(pid, status)

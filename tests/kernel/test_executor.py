@@ -150,7 +150,9 @@ def test_every_callback_runs_and_a_slow_one_delays_no_limit(executor):
 def test_submitting_from_a_callback(executor):
     """A callback may submit and even wait for the result."""
     seen = concurrent.futures.Future()
-    executor.submit(add, 1).add_done_callback(lambda f: seen.set_result(executor.submit(add, f.result(), 1).result(SECONDS)))
+    executor.submit(add, 1).add_done_callback(
+        lambda f: seen.set_result(executor.submit(add, f.result(), 1).result(SECONDS))
+    )
 
     assert seen.result(SECONDS) == 2
 

@@ -51,7 +51,7 @@ def opens(count):
 
 def opens_too_many():
     """Raise what the kernel says to the file after the last."""
-    return [open("/dev/null") for _ in range(100)]  # noqa: SIM115
+    return [open("/dev/null") for _ in range(100)]
 
 
 def starts(count):
@@ -184,7 +184,6 @@ def test_a_call_that_computes_too_long_is_ended(calls):
 
 def test_a_warm_worker_has_the_time_anew_for_each_call():
     """Processor time is counted for a call, not for the worker."""
-
     with Executor(1, kind="copied", tasks_per_worker=None, cpu_seconds=0.4) as executor:
         pids = {executor.submit(burn_for, 0.15).result(SECONDS) for _ in range(5)}
 
@@ -367,13 +366,20 @@ def test_version_2_group_writes_its_limits(tmp_path, monkeypatch):
     group = _groups.Group.make(5000, 2)
 
     assert len(made) == 1
-    assert [(made[0] / name).read_text() for name in ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max")] == [
+    assert [
+        (made[0] / name).read_text() for name in ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max")
+    ] == [
         "5000",
         "0",
         "1",
         "3",
     ]
-    assert (group.oom_kills(), group.peak_bytes(), group.memory_by, group.counts_processes) == (1, 12345, "cgroup v2", True)
+    assert (group.oom_kills(), group.peak_bytes(), group.memory_by, group.counts_processes) == (
+        1,
+        12345,
+        "cgroup v2",
+        True,
+    )
 
 
 def test_threads_do_not_matter_to_limits():
@@ -383,5 +389,3 @@ def test_threads_do_not_matter_to_limits():
         executor.submit(opens, 1).result(SECONDS)
 
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == before[0]
-
-

@@ -88,7 +88,7 @@ def test_only_a_few_items_are_read_ahead(executor):
 def test_buffersize_bounds_what_is_ahead(executor):
     """Never more items are on their way than that."""
     read = []
-    results = executor.map(square, map(lambda x: read.append(x) or x, range(100)), buffersize=3)
+    results = executor.map(square, (read.append(x) or x for x in range(100)), buffersize=3)
     for count, value in enumerate(results):
         assert value == count * count
         assert len(read) <= count + 1 + 3
@@ -146,7 +146,9 @@ def test_a_process_a_call_is_a_process_an_item():
         assert len(set(executor.map(slow, range(6), chunksize=3))) == 2
 
 
-@pytest.mark.parametrize(("items", "seconds", "expected"), [(1, 1.0, 1), (1, 1e-9, 4), (100, 0.002, 400), (100, 0.1, 20)])
+@pytest.mark.parametrize(
+    ("items", "seconds", "expected"), [(1, 1.0, 1), (1, 1e-9, 4), (100, 0.002, 400), (100, 0.1, 20)]
+)
 def test_the_size_of_chunks_follows_their_time(items, seconds, expected):
     """A chunk is to take about 20 ms, and grows to that step by step."""
     size = _map.ChunkSize(None)

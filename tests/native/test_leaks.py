@@ -201,6 +201,7 @@ LOOPS = {
     "hold": "holds()",
     "hooks": "core.hooks(*HOOKS)",
     "kcmp": "core.kcmp(os.getpid(), os.getpid(), 1, 0, 0); refused(core.kcmp, -1, -1, 1, 0, 0)",
+    "death_signal": "core.death_signal(0)",
     "kill_self_after": "timers()",
     "light_call": "calls(bytes, 65536); calls(raises); calls(os._exit, 3); refused(core.light_call, light)",
     "light_rearm": "core.light_rearm(); core.light_call(light, core.light_rearm)",

@@ -7,6 +7,8 @@ import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._future import Future
 
 
@@ -19,17 +21,17 @@ class Callbacks:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._queue: queue.SimpleQueue[Future | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Future[Any] | None] = queue.SimpleQueue()
         self.thread: threading.Thread | None = None
 
-    def run(self, future: Future) -> None:
+    def run(self, future: Future[Any]) -> None:
         """Run a settled future's callbacks; called by one thread alone, and here where no thread is to be had."""
         if self.thread is None:
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             try:
                 thread.start()
             except RuntimeError:
-                future._invoke_callbacks()
+                future._call_back()
                 return
             self.thread = thread
         self._queue.put(future)
@@ -39,7 +41,7 @@ class Callbacks:
             future = self._queue.get()
             if future is None:
                 return
-            future._invoke_callbacks()
+            future._call_back()
             del future
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .._transport import Packed
     from ._manager import Manager
     from ._options import Options
     from ._workers import Worker
@@ -50,11 +51,11 @@ class Call:
         self.items = items
         self.many = many
         self.number = next(_numbers)
-        self.packed: _channel.Packed | None = None
+        self.packed: Packed | None = None
         self.tries = 0
         self.worker: Worker | None = None
         wait = (lambda seconds: manager.help(self, seconds)) if manager.starts_here else None
-        self.future = Future(lambda: manager.cancelled(self), wait)
+        self.future: Future[Any] = Future(lambda: manager.cancelled(self), wait)
 
     def pack(self, by_value: bool) -> None:
         """Pickle it.

@@ -136,7 +136,9 @@ def restored(value: Any, pid: int | None) -> BaseException:
     try:
         exception: BaseException = pickle.loads(data)
     except Exception as e:
-        return ResultError(f"the exception came but cannot be unpickled here: {type(e).__name__}: {e}\n\n{text}", pid=pid)
+        return ResultError(
+            f"the exception came but cannot be unpickled here: {type(e).__name__}: {e}\n\n{text}", pid=pid
+        )
     exception.__cause__ = RemoteTraceback(text)
     return exception
 

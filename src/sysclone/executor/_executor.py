@@ -12,7 +12,7 @@ from . import _map
 from ._calls import Call
 from ._future import Future
 from ._manager import LIVE, Manager
-from ._options import Options
+from ._options import Options, whole
 from ._progress import bar_for
 
 TYPE_CHECKING = False
@@ -68,7 +68,7 @@ class _Calls(concurrent.futures.Executor):
         manager.submit(call)
         return future
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., R],
         *iterables: Iterable[Any],
@@ -168,7 +168,7 @@ class Executor(_Calls):
     ) -> None:
         if kind is None:
             kind = "copied" if context is not None and Share.VM not in context.share else "light"
-        workers = _count(max_workers, "max_workers") or len(os.sched_getaffinity(0))
+        workers = whole(max_workers, "max_workers", 1) or len(os.sched_getaffinity(0))
         self._options = Options(
             kind,
             timeout=timeout,
@@ -179,16 +179,18 @@ class Executor(_Calls):
             processes=processes,
             context=context,
         )
-        calls = _count(tasks_per_worker, "tasks_per_worker")
+        calls = whole(tasks_per_worker, "tasks_per_worker", 1)
         if calls != 1 and Share.FILES in self._options.context.share:
-            raise ContextError("tasks_per_worker with Share.FILES: a warm worker needs a file table of its own", field="context")
+            raise ContextError(
+                "tasks_per_worker with Share.FILES: a warm worker needs a file table of its own", field="context"
+            )
         if at_exit not in _AT_EXIT:
             raise ContextError(f"at_exit={at_exit!r}: one of {', '.join(map(repr, _AT_EXIT))}", field="at_exit")
         self._manager = Manager(kind, workers, calls, name, at_exit)
 
     @property
     def kind(self) -> str:
-        """ "light", "copied" or "fresh"."""
+        """What its processes are: "light", "copied" or "fresh"."""
         return self._manager.kind
 
     @property
@@ -240,12 +242,6 @@ class BoundCalls(_Calls):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """The executor's own."""
         self._owner.shutdown(wait, cancel_futures=cancel_futures)
-
-
-def _count(value: int | None, field: str) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ContextError(f"{field}={value!r}: a whole number, 1 or more, or None, is needed", field=field)
-    return value
 
 
 # --- the ends of the program, and its copies

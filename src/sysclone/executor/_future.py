@@ -8,11 +8,14 @@ meanwhile, and none of a future's while its callbacks run.
 from __future__ import annotations
 
 from concurrent.futures import _base
+from typing import TypeVar
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Any
+
+T = TypeVar("T")
 
 _MOMENT = 0.01
 """Seconds that a waiter waits for a light process itself, before it leaves that to the manager."""
@@ -20,7 +23,7 @@ _MOMENT = 0.01
 _SETTLED = frozenset((_base.CANCELLED, _base.CANCELLED_AND_NOTIFIED, _base.FINISHED))
 
 
-class Future(_base.Future):  # type: ignore[type-arg]
+class Future(_base.Future[T]):
     """What a call of an Executor will come to: a concurrent.futures.Future whose cancel() ends a running call too.
 
     Made by submit(), never by hand. Awaitable under asyncio, where a cancelled wait ends the call.
@@ -37,7 +40,7 @@ class Future(_base.Future):  # type: ignore[type-arg]
         self._on_cancel: Callable[[], None] | None = on_cancel
         self._help = help
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> T:
         """What the call returned; see concurrent.futures.Future."""
         if self._help is not None and self._state == _base.RUNNING:
             self._help(_MOMENT if timeout is None or timeout > _MOMENT else max(0.0, timeout))
@@ -62,10 +65,10 @@ class Future(_base.Future):  # type: ignore[type-arg]
             tell, self._on_cancel = self._on_cancel, None
         if tell is not None:
             tell()
-        self._invoke_callbacks()
+        self._call_back()
         return True
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, T]:
         import asyncio
 
         return asyncio.wrap_future(self).__await__()
@@ -103,4 +106,7 @@ class Future(_base.Future):  # type: ignore[type-arg]
         return True
 
     def _has_callbacks(self) -> bool:
-        return bool(self._done_callbacks)
+        return bool(self._done_callbacks)  # type: ignore[attr-defined]
+
+    def _call_back(self) -> None:
+        self._invoke_callbacks()  # type: ignore[attr-defined]

@@ -122,7 +122,9 @@ class Group:
         with open("/proc/self/cgroup") as cgroups, open("/proc/self/mountinfo") as mountinfo:
             hierarchy = find(controller, cgroups.read(), mountinfo.read())
         if hierarchy is None:
-            raise OSError(errno.ENOENT, f"no cgroup hierarchy with the {controller} controller in which one may be made")
+            raise OSError(
+                errno.ENOENT, f"no cgroup hierarchy with the {controller} controller in which one may be made"
+            )
         for directory, version in self.directories:
             if version == hierarchy.version == 2:
                 return directory, version

@@ -45,8 +45,10 @@ class Limits:
     @property
     def is_needed(self) -> bool:
         """Whether there is anything to set."""
-        return bool(self.enter) or self.copied or any(
-            one is not None for one in (self.memory_bytes, self.files, self.processes)
+        return (
+            bool(self.enter)
+            or self.copied
+            or any(one is not None for one in (self.memory_bytes, self.files, self.processes))
         )
 
     def close(self) -> None:
@@ -100,7 +102,7 @@ def _lower(which: int, most: int) -> None:
     """Both limits to most, or what they are if that is less."""
     import resource
 
-    soft, hard = resource.getrlimit(which)
+    _soft, hard = resource.getrlimit(which)
     value = most if hard == resource.RLIM_INFINITY else min(most, hard)
     try:
         resource.setrlimit(which, (value, value))

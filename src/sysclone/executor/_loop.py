@@ -16,7 +16,7 @@ from ._limits import start_cpu_clock, stop_cpu_clock
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Final
+    from typing import Any, Final, NoReturn
 
     from ._board import Board
     from ._limits import Limits
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 _NEEDS_CREATOR: Final = (AttributeError, ImportError)
 
 
-def run_once(limits: Limits | None, cpu_seconds: float | None, light: bool, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def run_once(
+    limits: Limits | None, cpu_seconds: float | None, light: bool, fn: Callable[..., Any], args: Any, kwargs: Any
+) -> Any:
     """One call in a process of its own."""
     if limits is not None:
         limits.apply()
@@ -135,7 +137,7 @@ class Server:
         return values, None if exception is None else portable(exception)
 
 
-def _exit(e: SystemExit) -> None:
+def _exit(e: SystemExit) -> NoReturn:
     """The function wants its process to end: it does, and the executor sees with what status."""
     code = e.code
     if code is not None and not isinstance(code, int):
@@ -176,7 +178,9 @@ def portable(exception: BaseException) -> tuple[str, Any, str]:
     except Exception as e:
         words = _channel.why_not("the exception", exception)
         if not words:
-            words = f"the exception, of type {type(exception).__qualname__}, cannot be unpickled: {type(e).__name__}: {e}"
+            words = (
+                f"the exception, of type {type(exception).__qualname__}, cannot be unpickled: {type(e).__name__}: {e}"
+            )
         return "told", f"{words}\n\n{text}", ""
     return "raised", data, text
 

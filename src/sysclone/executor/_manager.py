@@ -98,7 +98,9 @@ class Manager:
             CloneError: there is no fd or thread for the manager.
         """
         if os.getpid() != self.pid:
-            raise RuntimeError(f"this Executor belongs to process {self.pid}: make one of its own in process {os.getpid()}")
+            raise RuntimeError(
+                f"this Executor belongs to process {self.pid}: make one of its own in process {os.getpid()}"
+            )
         worker = None
         with self._lock:
             if self._broken is not None:
@@ -421,7 +423,7 @@ class Manager:
         """A process has ended."""
         with self._lock:
             # An event may be older than the fd that bears its number now.
-            if worker.ended and not worker.sent_last or worker.helped or not worker.task.done():
+            if (worker.ended and not worker.sent_last) or worker.helped or not worker.task.done():
                 return
             idle = self._idle.get(worker.spec)
             if idle is not None and worker in idle:

@@ -6,8 +6,9 @@ import time
 from collections import deque
 from itertools import islice
 
-from .._errors import ContextError, TaskTimeout
+from .._errors import TaskTimeout
 from ._channel import restored
+from ._options import whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class ChunkSize:
 
 
 def results(
-    submit: Callable[[list[Any]], Future],
+    submit: Callable[[list[Any]], Future[Any]],
     iterables: tuple[Iterable[Any], ...],
     *,
     workers: int,
@@ -62,9 +63,8 @@ def results(
         buffersize: how many items may be ahead of the reader at most; None is a few chunks a worker.
         bar: to draw on, or None.
     """
-    for name, value in (("chunksize", chunksize), ("buffersize", buffersize)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ContextError(f"{name}={value!r}: a whole number, 1 or more, is needed", field=name)
+    chunksize = whole(chunksize, "chunksize", 1)
+    buffersize = whole(buffersize, "buffersize", 1)
     end = None if timeout is None else time.monotonic() + timeout
     size = ChunkSize(chunksize if chunksize is not None or adapt else 1)
     items = zip(*iterables, strict=False) if len(iterables) != 1 else iter(iterables[0])
@@ -82,7 +82,7 @@ class _Window:
 
     def __init__(
         self,
-        submit: Callable[[list[Any]], Future],
+        submit: Callable[[list[Any]], Future[Any]],
         items: Iterator[Any],
         size: ChunkSize,
         most_chunks: int,
@@ -94,7 +94,7 @@ class _Window:
         self._most_chunks = most_chunks
         self._most_items = most_items
         self._ahead = 0
-        self.chunks: deque[tuple[Future, int]] = deque()
+        self.chunks: deque[tuple[Future[Any], int]] = deque()
 
     def fill(self) -> None:
         """Start chunks until enough are on their way or there are no more items."""
@@ -108,7 +108,7 @@ class _Window:
             self._ahead += len(chunk)
             self.chunks.append((self._submit(chunk), len(chunk)))
 
-    def take(self) -> tuple[Future, int]:
+    def take(self) -> tuple[Future[Any], int]:
         """The oldest chunk."""
         future, count = self.chunks.popleft()
         self._ahead -= count
@@ -147,7 +147,7 @@ def _read(window: _Window, end: float | None, timeout: float | None, bar: Bar | 
             bar.close()
 
 
-def _answer(future: Future, end: float | None, timeout: float | None) -> tuple[list[Any], BaseException | None]:
+def _answer(future: Future[Any], end: float | None, timeout: float | None) -> tuple[list[Any], BaseException | None]:
     left = None if end is None else max(0.0, end - time.monotonic())
     try:
         values, exception = future.result(left)

@@ -20,8 +20,19 @@ class Spec:
 
     __slots__ = ("_hash", "context", "files", "memory_by", "memory_bytes", "processes")
 
+    context: Context
+    memory_bytes: int | None
+    memory_by: str | None
+    files: int | None
+    processes: int | None
+
     def __init__(
-        self, context: Context, memory_bytes: int | None, memory_by: str | None, files: int | None, processes: int | None
+        self,
+        context: Context,
+        memory_bytes: int | None,
+        memory_by: str | None,
+        files: int | None,
+        processes: int | None,
     ) -> None:
         self.context = context
         self.memory_bytes = memory_bytes
@@ -91,11 +102,11 @@ class Options:
         context = _context(kind, context)
         self.kind = kind
         self.timeout = _seconds(timeout, "timeout") if timeout is not None else context.timeout
-        self.memory_bytes = _whole(memory_bytes, "memory_bytes", 1 << 20)
+        self.memory_bytes = whole(memory_bytes, "memory_bytes", 1 << 20)
         self.memory_by = memory_by
         self.cpu_seconds = _seconds(cpu_seconds, "cpu_seconds")
-        self.files = _whole(files, "files", 0)
-        self.processes = _whole(processes, "processes", 0)
+        self.files = whole(files, "files", 0)
+        self.processes = whole(processes, "processes", 0)
         self.context = context
         if memory_by is not None and memory_by not in MEMORY_BY:
             raise ContextError(f"memory_by={memory_by!r}: one of {', '.join(map(repr, MEMORY_BY))}", field="memory_by")
@@ -150,7 +161,7 @@ def _context(kind: str, context: Context | None) -> Context:
     return context
 
 
-def _seconds(value: float | None, field: str) -> float | None:
+def _seconds(value: object, field: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1e9:
@@ -158,7 +169,12 @@ def _seconds(value: float | None, field: str) -> float | None:
     return float(value)
 
 
-def _whole(value: int | None, field: str, least: int) -> int | None:
+def whole(value: object, field: str, least: int) -> int | None:
+    """A whole number of at least so much, or None.
+
+    Raises:
+        ContextError: it is something else.
+    """
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 62:

@@ -15,7 +15,14 @@ class Bar:
 
     def __init__(self, what: str, total: int | None) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
         self._progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
@@ -39,7 +46,7 @@ def bar_for(fn: Any, iterables: tuple[Iterable[Any], ...]) -> Bar | None:
     """
     if not sys.stderr.isatty():
         return None
-    lengths = [len(one) for one in iterables if hasattr(one, "__len__")]
+    lengths = [one.__len__() for one in iterables if hasattr(one, "__len__")]
     try:
         return Bar(getattr(fn, "__name__", "map"), min(lengths, default=None))
     except ModuleNotFoundError as e:

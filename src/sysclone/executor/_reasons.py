@@ -73,7 +73,14 @@ def _kernel_record(pid: int) -> str | None:
 
 
 def of_death(
-    pid: int, status: Status, options: Options, *, group: Group | None, memory_by: str | None, over: int | None, oom: OomWatch
+    pid: int,
+    status: Status,
+    options: Options,
+    *,
+    group: Group | None,
+    memory_by: str | None,
+    over: int | None,
+    oom: OomWatch,
 ) -> TaskFailed:
     """The error for a process that ended without a result.
 
@@ -93,7 +100,9 @@ def of_death(
     if status.signal == signal.SIGKILL and group is not None and group.oom_kills():
         peak = group.peak_bytes()
         limits |= {"limit": "memory_bytes", "value": options.memory_bytes, "enforced_by": memory_by}
-        return TaskOverLimit(detail=f"by the OOM killer; its most was {peak} bytes" if peak else "by the OOM killer", **limits)
+        return TaskOverLimit(
+            detail=f"by the OOM killer; its most was {peak} bytes" if peak else "by the OOM killer", **limits
+        )
     if options.cpu_seconds is not None and status.signal in _CPU_SIGNALS:
         by = "RLIMIT_CPU" if status.signal == signal.SIGXCPU else "a processor timer"
         return TaskOverLimit(limit="cpu_seconds", value=options.cpu_seconds, enforced_by=by, **limits)
@@ -128,9 +137,7 @@ def annotate(exception: BaseException, options: Options, memory_by: str | None) 
         note = f"the call's limit: memory_bytes={options.memory_bytes} (RLIMIT_AS)"
     elif number == errno.EMFILE and options.files is not None:
         note = f"the call's limit: files={options.files} (RLIMIT_NOFILE)"
-    elif number == errno.EAGAIN and options.processes is not None:
-        note = f"the call's limit: processes={options.processes}"
-    elif "can't start new thread" in str(exception) and options.processes is not None:
+    elif options.processes is not None and (number == errno.EAGAIN or "can't start new thread" in str(exception)):
         note = f"the call's limit: processes={options.processes}"
     if note and note not in getattr(exception, "__notes__", ()):
         exception.add_note(note)

@@ -11,9 +11,10 @@ import os
 import socket
 import time
 
-from .. import _call, _core
+from .. import _call, _copied_task, _core, _light_task
 from .._errors import Cancelled, ResultError, TaskExited, TaskFailed, TaskKilled, TaskLost, TaskTimeout
 from .._status import Status
+from .._transport import Packed
 from . import _channel, _reasons
 from ._board import Board
 from ._limits import prepare
@@ -23,13 +24,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
-    from .._task import CopiedTask, LightTask, Task
+    from .._copied_task import CopiedTask
+    from .._light_task import LightTask
+    from .._task import Task
     from ._calls import Call
     from ._options import Options, Spec
 
 _KILL: Final = 9
 _SIGNAL_GROUP: Final = 4
-_HERE: Final = frozenset((__file__, _call.__file__, _call.__file__.replace("_call.py", "_task.py")))
+_HERE: Final = frozenset((__file__, *(one.__file__ for one in (_call, _copied_task, _light_task))))
 
 
 class Outcome:
@@ -240,7 +243,7 @@ class OnceCopied(Worker):
         """SIGKILL to the process and to what it has started in its process group."""
         self.why = self.why or why
         end_group(self.task)
-        self.task.kill_now()
+        self.task.cancel()
 
     def outcome(self, options: Options, oom: _reasons.OomWatch) -> Outcome:
         """What came of its call; if it died of a signal, nothing that it has started in its group lives on."""
@@ -343,13 +346,13 @@ class WarmCopied(Worker):
         """SIGKILL to the process and to what it has started in its process group."""
         self.why = self.why or why
         end_group(self.task)
-        self.task.kill_now()
+        self.task.cancel()
 
     def retire(self) -> None:
         """Tell it to end when it is done."""
         self.retired_at = time.monotonic()
         try:
-            _channel.send(self._sock, _channel.END, 0, 0.0, _channel.Packed())
+            _channel.send(self._sock, _channel.END, 0, 0.0, Packed())
         except OSError:
             self.end("retire")
 
