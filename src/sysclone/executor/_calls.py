@@ -57,7 +57,7 @@ class Call:
         wait = (lambda seconds: manager.help(self, seconds)) if manager.starts_here else None
         self.future: Future[Any] = Future(lambda: manager.cancelled(self), wait)
 
-    def pack(self, by_value: bool) -> None:
+    def pack(self) -> None:
         """Pickle it.
 
         Raises:
@@ -65,7 +65,7 @@ class Call:
         """
         whole = (self.fn, self.args, self.kwargs) if self.items is None else (self.fn, self.items, self.many, self.each)
         try:
-            self.packed = _channel.pack(whole, by_value)
+            self.packed = _channel.pack(whole, self.options.kind == "fresh")
         except Exception as e:
             args = self.args if self.items is None else self.items
             raise _channel.refused(self.fn, args, self.kwargs) from e

@@ -59,7 +59,7 @@ class _Calls(concurrent.futures.Executor):
         future = call.future
         if manager.packs:
             try:
-                call.pack(manager.kind == "fresh")
+                call.pack()
             except Exception as e:
                 manager.check_open()
                 future._begin()

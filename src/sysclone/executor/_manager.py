@@ -75,6 +75,7 @@ class Manager:
         self._starting = 0
         self._stuck: set[Worker] = set()
         self._cancelled: deque[Call] = deque()
+        self._let_go: deque[Worker] = deque()
         self._late: list[tuple[float, int, Worker, Call | None]] = []
         self._late_count = 0
         self._groups: list[tuple[float, Group]] = []
@@ -240,7 +241,10 @@ class Manager:
             worker.sending -= 1
             if timeout is not None:
                 self._note_limit(worker, call, worker.begun_at + timeout)
-            if problem is not None or worker.ended or call.future.cancelled():
+            if worker.ended and not worker.sending:
+                self._let_go.append(worker)
+                self._poke()
+            elif call.future.cancelled():
                 self._cancelled.append(call)
                 self._poke()
         if problem is not None and not isinstance(problem, (BrokenPipeError, ConnectionResetError)):
@@ -248,7 +252,7 @@ class Manager:
             error = CloneError(problem.errno or 0, step="sendmsg(to a worker)")
             self._settle(call, Outcome(None, error))
             with self._lock:
-                if not worker.ended:
+                if not worker.ended and worker.call is call:
                     self._rest(worker)
 
     def _note_limit(self, worker: Worker, call: Call, when: float) -> None:
@@ -267,6 +271,8 @@ class Manager:
                 # Whoever waits for a future that was just settled waits for the GIL now: nothing is called for nothing.
                 if self._cancelled:
                     self._end_cancelled()
+                while self._let_go:
+                    self.on_end(self._let_go.popleft())
                 if self._late:
                     self._end_late()
                 if self._watched:
@@ -409,6 +415,7 @@ class Manager:
         if call.tries > _TRIES:
             return False
         call.worker = None
+        call.packed = None  # what was sent is spent: its fds may be closed
         call.future._withdraw()
         self._pending.appendleft(call)
         return True
@@ -499,9 +506,7 @@ class Manager:
             worker = call.worker
             if worker is None or worker.call is not call:
                 continue
-            if worker.ended and not worker.sending:
-                self.on_end(worker)
-            elif call.future.cancelled():
+            if call.future.cancelled() and not worker.ended:
                 worker.end("cancel")
                 self._give_up_later(worker, call)
 

@@ -301,6 +301,8 @@ class WarmCopied(Worker):
         Raises:
             OSError: it is gone, or there is no memory or fd for the data.
         """
+        if call.packed is None:
+            call.pack()
         assert call.packed is not None
         self.begun_at = time.monotonic()
         _channel.send(self._sock, call.kind, call.number, call.options.cpu_seconds or 0.0, call.packed)
