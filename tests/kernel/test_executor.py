@@ -391,16 +391,17 @@ def test_a_function_that_came_after_the_worker_is_found():
             del sys.modules["made_late"]
 
 
+class Nowhere:
+    """Leads to a module that is in no process."""
+
+    def __reduce__(self):
+        return __import__, ("made_never",)
+
+
 def test_a_function_that_nobody_finds_is_an_error():
     """A name that leads nowhere in any worker is told of, and does not start workers for ever."""
-    module = type(sys)("made_never")
-    exec("def f(): pass", module.__dict__)
     with Executor(1, kind="copied", tasks_per_worker=None) as executor:
-        executor.submit(add, 1).result(SECONDS)
-        sys.modules["made_never"] = module
-        future = executor.submit(module.f)
-        del sys.modules["made_never"]
-        error = future.exception(SECONDS)
+        error = executor.submit(add, Nowhere()).exception(SECONDS)
         assert isinstance(error, sysclone.ResultError)
         assert "made_never" in str(error)
         assert executor.stats()["started"] < 6

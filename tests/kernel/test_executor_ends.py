@@ -139,6 +139,7 @@ def test_an_executor_belongs_to_its_process(variant):
 
 # --- the end of the program
 
+PROGRAMS = [("light", None), ("copied", 1), ("copied", None)]
 PROGRAM = """
     import os, signal, sys, time
     from sysclone import Executor
@@ -152,8 +153,7 @@ PROGRAM = """
 """
 
 
-@pytest.mark.parametrize("kind", ["light", "copied"])
-@pytest.mark.parametrize("calls", [1, None])
+@pytest.mark.parametrize(("kind", "calls"), PROGRAMS)
 def test_the_interpreter_waits_for_calls(kind, calls):
     """As for other executors, the end of the program waits for what was submitted."""
     out = in_subprocess(
@@ -168,8 +168,7 @@ def test_the_interpreter_waits_for_calls(kind, calls):
     assert out == "done\ndone\n"
 
 
-@pytest.mark.parametrize("kind", ["light", "copied"])
-@pytest.mark.parametrize("calls", [1, None])
+@pytest.mark.parametrize(("kind", "calls"), PROGRAMS)
 def test_the_interpreter_may_end_the_calls(kind, calls):
     """at_exit="cancel": a call that never ends does not keep the program, nor outlive it."""
     out = in_subprocess(
@@ -186,8 +185,7 @@ def test_the_interpreter_may_end_the_calls(kind, calls):
     assert not os.path.exists(f"/proc/{int(out)}")
 
 
-@pytest.mark.parametrize("kind", ["light", "copied"])
-@pytest.mark.parametrize("calls", [1, None])
+@pytest.mark.parametrize(("kind", "calls"), PROGRAMS)
 @pytest.mark.parametrize("where", ["result", "exit"])
 def test_ctrl_c_ends_the_program_and_its_calls(kind, calls, where):
     """While it waits for a result, or at its end for the calls: no hang, and no orphan."""
@@ -220,8 +218,7 @@ def test_ctrl_c_ends_the_program_and_its_calls(kind, calls, where):
     assert program.returncode in (-signal.SIGINT, 0, 130)
 
 
-@pytest.mark.parametrize("kind", ["light", "copied"])
-@pytest.mark.parametrize("calls", [1, None])
+@pytest.mark.parametrize(("kind", "calls"), PROGRAMS)
 def test_a_program_that_is_killed_leaves_no_orphan(kind, calls):
     """SIGKILL to the program is the end of its calls, whatever they are at."""
     code = textwrap.dedent(PROGRAM) + f"Executor(1, kind={kind!r}, tasks_per_worker={calls}).submit(never).result()"
