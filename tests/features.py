@@ -482,6 +482,12 @@ def tmux() -> str | None:
 
 
 @probe
+def chromium() -> str | None:
+    """There is Chromium, which draws pages without a screen."""
+    return says("chromium", "--version")
+
+
+@probe
 def compiler() -> str | None:
     """There is a C compiler, with nm beside it."""
     return says("gcc", "--version") or says("nm", "--version")

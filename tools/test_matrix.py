@@ -222,6 +222,7 @@ def test(interpreter: Interpreter, options: argparse.Namespace, seconds: float, 
     if not first:
         # The kernel's verdict on the switches is the same for every CPython: asked for at length once.
         env.setdefault("SYSCLONE_VERDICT_CASES", "5000")
+        env.setdefault("SYSCLONE_BROWSER_THEMES", "light")
     cache = f"cache_dir={BUILD / 'test' / f'cache-{interpreter.minor}'}"
     command = [interpreter.python, "-m", "pytest", "-q", "-o", cache, *options.pytest]
     begin = time.monotonic()

@@ -18,6 +18,7 @@ from .._trace_text import line
 from .._trace_tree import Family, lines
 from ._relay import Relay, Target
 from ._tell import FAILED, Warnings, complain, exit_code
+from ._trace_pictures import AtTheEnd, ChromeWriter, HtmlWriter, JsonSummaryWriter, SummaryWriter
 from .run import refused
 
 TYPE_CHECKING = False
@@ -69,10 +70,16 @@ def _json(event: Event) -> str:
     return json.dumps(event.as_dict())
 
 
-FORMATS: Final[dict[str, Callable[[TextIO], Writer | TreeWriter]]] = {
+if TYPE_CHECKING:
+    AnyWriter = Writer | TreeWriter | AtTheEnd
+
+FORMATS: Final[dict[str, Callable[[TextIO], AnyWriter]]] = {
     "text": lambda out: Writer(out, line),
     "json": lambda out: Writer(out, _json),
     "tree": TreeWriter,
+    "chrome": ChromeWriter,
+    "html": HtmlWriter,
+    "summary": SummaryWriter,
 }
 """Each has write(events), called as they come, and end()."""
 
@@ -91,9 +98,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         default="text",
-        help="text as strace's, JSON lines, or the family tree at the end",
+        help="text as strace's, or JSON lines; at the end: the family tree, Chrome trace JSON for Perfetto, a page, or a table",
     )
-    add("--json", action="store_true", help="the same as --format json")
+    add("--json", action="store_true", help="the same as --format json; of the summary as JSON too")
+    add(
+        "-c",
+        "--summary",
+        action="store_true",
+        help="the same as --format summary: births by call and flags, and lifetimes",
+    )
     add("--follow", choices=FOLLOW, default="all", help="which new tasks are followed")
     add("--depth", type=_count, metavar="N", help="follow so many births below the first task; 0 for it alone")
     add("--only-failed", action="store_true", help="tell of failed calls alone")
@@ -118,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
         return FAILED
     out = open(args.output, "w", encoding="utf-8", errors="backslashreplace") if args.output else sys.stderr  # noqa: SIM115
     try:
-        writer = FORMATS["json" if args.json else args.format](out)
+        writer = _writer(args, command, out)
         chosen = {
             name: getattr(args, name) for name in ("follow", "depth", "only_failed", "every_call", "kill_on_exit")
         }
@@ -130,6 +143,16 @@ def run(args: argparse.Namespace) -> int:
     finally:
         if out is not sys.stderr:
             out.close()
+
+
+def _writer(args: argparse.Namespace, command: list[str], out: TextIO) -> AnyWriter:
+    name = "summary" if args.summary else args.format
+    if args.json:
+        name = "json summary" if name == "summary" else "json"
+    writer = JsonSummaryWriter(out) if name == "json summary" else FORMATS[name](out)
+    if isinstance(writer, AtTheEnd):
+        writer.command = command
+    return writer
 
 
 def _problem(args: argparse.Namespace, command: list[str]) -> str:
@@ -148,7 +171,7 @@ def _problem(args: argparse.Namespace, command: list[str]) -> str:
     return "" if command or other else f"there is no program to trace\ntry: {NAME} -- /bin/true"
 
 
-def _started(args: argparse.Namespace, command: list[str], writer: Writer | TreeWriter, chosen: dict[str, Any]) -> int:
+def _started(args: argparse.Namespace, command: list[str], writer: AnyWriter, chosen: dict[str, Any]) -> int:
     relay = Relay(NAME)
     relay.catch()
     try:
@@ -166,7 +189,7 @@ def _started(args: argparse.Namespace, command: list[str], writer: Writer | Tree
         return exit_code(NAME, process.status)
 
 
-def _attached(args: argparse.Namespace, writer: Writer | TreeWriter, chosen: dict[str, Any]) -> int:
+def _attached(args: argparse.Namespace, writer: AnyWriter, chosen: dict[str, Any]) -> int:
     with trace(pid=args.pid, threads=not args.no_threads, tree=args.attach_tree, **chosen) as told:
         if not args.every_call:
             complain(
@@ -182,7 +205,7 @@ def _attached(args: argparse.Namespace, writer: Writer | TreeWriter, chosen: dic
     return 0
 
 
-def _system(args: argparse.Namespace, writer: Writer | TreeWriter) -> int:
+def _system(args: argparse.Namespace, writer: AnyWriter) -> int:
     """Until Ctrl-C or SIGTERM, which is this command's ordinary end."""
     chosen = {name: getattr(args, name) for name in ("follow", "depth", "only_failed")}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -196,7 +219,9 @@ def _system(args: argparse.Namespace, writer: Writer | TreeWriter) -> int:
     return 0
 
 
-def _write_all(told: Trace, writer: Writer | TreeWriter) -> None:
+def _write_all(told: Trace, writer: AnyWriter) -> None:
+    if isinstance(writer, AtTheEnd):
+        writer.epoch = told.epoch
     while told.read():
         writer.write(told.take())
     writer.end()
