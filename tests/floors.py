@@ -15,11 +15,16 @@ PACKAGE = "sysclone"
 TOP = 7
 FLOORS = {
     0: ("_core", "_version"),
-    1: ("_flags", "_errors", "_hints", "_path_hints", "_kernel", "errors", "lowlevel"),
+    1: ("_flags", "_errors", "_hints", "_looking", "_path_hints", "_step_hints", "_kernel", "errors", "lowlevel"),
     2: (
         "_capabilities",
         "_cause",
         "_context",
+        "_field_table",
+        "_scheduling",
+        "_step_fields",
+        "_step_rules",
+        "_value",
         "_explain",
         "_fields",
         "_preexec",
@@ -39,6 +44,11 @@ FLOORS = {
     ),
     3: (
         "_credentials",
+        "_filesystem",
+        "_merge",
+        "_priorities",
+        "_raw",
+        "_session",
         "_idmap",
         "_network",
         "_task",

@@ -18,10 +18,23 @@ AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 NR_OFFSET, ARCH_OFFSET, ARGUMENTS_OFFSET = 0, 4, 16
 
 NUMBERS = {
-    "x86_64": {"clone": 56, "ioctl": 16, "unshare": 272},
-    "aarch64": {"clone": 220, "ioctl": 29, "unshare": 97},
-}
-EVERYWHERE = {"clone3": 435, "pidfd_open": 434, "close_range": 436, "pidfd_send_signal": 424}
+    "x86_64": {
+        "chdir": 80, "chroot": 161, "clone": 56, "dup3": 292, "fchdir": 81, "ioctl": 16, "ioprio_set": 251, "keyctl": 250,
+        "mount": 165, "personality": 135, "pivot_root": 155, "prctl": 157, "prlimit64": 302, "rt_sigaction": 13,
+        "sched_setaffinity": 203, "sched_setattr": 314, "seccomp": 317, "set_mempolicy": 238, "setdomainname": 171,
+        "sethostname": 170, "setpgid": 109, "setpriority": 141, "setsid": 112, "umask": 95, "umount2": 166, "unshare": 272,
+    },
+    "aarch64": {
+        "chdir": 49, "chroot": 51, "clone": 220, "dup3": 24, "fchdir": 50, "ioctl": 29, "ioprio_set": 30, "keyctl": 219,
+        "mount": 40, "personality": 92, "pivot_root": 41, "prctl": 167, "prlimit64": 261, "rt_sigaction": 134,
+        "sched_setaffinity": 122, "sched_setattr": 274, "seccomp": 277, "set_mempolicy": 237, "setdomainname": 162,
+        "sethostname": 161, "setpgid": 154, "setpriority": 140, "setsid": 157, "umask": 166, "umount2": 39, "unshare": 97,
+    },
+}  # fmt: skip
+EVERYWHERE = {
+    "clone3": 435, "close_range": 436, "fsopen": 430, "landlock_create_ruleset": 444, "landlock_restrict_self": 446,
+    "mount_setattr": 442, "move_mount": 429, "open_tree": 428, "pidfd_open": 434, "pidfd_send_signal": 424,
+}  # fmt: skip
 
 PIDFD_GET_INFO = 3 << 30 | 64 << 16 | 0xFF << 8 | 11
 

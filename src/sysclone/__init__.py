@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from ._run import getoutput as getoutput
     from ._run import getstatusoutput as getstatusoutput
     from ._run import run as run
+    from ._scheduling import Scheduling as Scheduling
     from ._shared import Shared as Shared
     from ._shared import shared as shared
     from ._sharing import Answer as Answer
@@ -100,6 +101,7 @@ _LATE = {
     "Relation": "_relation",
     "ResultError": "_errors",
     "SetnsEvent": "_trace_events",
+    "Scheduling": "_scheduling",
     "Share": "_flags",
     "ShareGroup": "_sharing",
     "Shared": "_shared",
@@ -166,6 +168,7 @@ __all__ = [
     "Progress",
     "Relation",
     "ResultError",
+    "Scheduling",
     "SetnsEvent",
     "Share",
     "ShareGroup",

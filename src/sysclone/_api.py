@@ -56,6 +56,28 @@ class Context(Description):
             nothing, and touching it there is a SIGSEGV (MADV_DONTFORK, undone in the caller after the clone).
         memory_wipe: buffers that a copied process is to find zeroed: private anonymous memory alone (MADV_WIPEONFORK,
             Linux 4.14).
+        cwd: the working directory, as a path or a borrowed fd; with root, a path in it.
+        root: the root directory, as a path or a borrowed fd (chroot(2)); the cwd is in it. Needs CAP_SYS_CHROOT.
+        umask: 0 to 0o777.
+        session: a session and process group of its own.
+        process_group: the process group to be in; 0 for one of its own.
+        controlling_terminal: the terminal of the new session, as a path or a borrowed fd.
+        foreground: the terminal whose foreground process group the task's own becomes, as a path or a borrowed fd.
+        limits: resource limits by name, "NOFILE" or "RLIMIT_NOFILE": a number for both, or (soft, hard); -1 for no limit, None
+            to leave one.
+        nice: -20 to 19; the value itself.
+        scheduling: a Scheduling, or "other", "batch" or "idle".
+        affinity: the CPUs to run on.
+        io_priority: "idle", "best-effort" or "realtime", alone or with a level of 0 (first) to 7.
+        oom_score_adj: -1000 to 1000. Below what it was needs CAP_SYS_RESOURCE.
+        timer_slack_ns: how much later its timers may come; 0 is what it was born with.
+        memory_policy: where new memory comes from: a mode of set_mempolicy(2), alone or with nodes.
+        parent_death_signal: the signal it gets when the thread that made it ends, and at once if that has ended before.
+        personality: the execution domain, with its flags: personality(2).
+        hostname, domainname: of a new or joined UTS namespace; 1 to 64 bytes.
+        keyring: the name of a session keyring to join, or True for one without a name.
+        setup: a function without arguments that is called in the task, after all of the above: with the new ids, before
+            no_new_privs and limits of memory. What it raises, the start raises.
 
     Raises:
         ContextError: the kernel would refuse the combination, or a value is out of range; `field` names it.

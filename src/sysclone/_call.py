@@ -20,7 +20,7 @@ from ._errors import Cancelled, CloneError, ContextError, SyscloneWarning, TaskT
 from ._flags import Namespace, Share, format_step
 from ._idmap import plan_of
 from ._light_task import STOP_CANCEL, LightTask
-from ._result import ResultPage
+from ._result import ResultPage, load
 from ._status import Status
 from ._steps import prepared, steps_of
 from ._task import STOP_PATIENCE, Task, failure
@@ -323,6 +323,7 @@ def start_copied(
     steps = steps_of(context, light=False)
     if steps:
         fn, args, kwargs = prepared, (steps, fn, args, kwargs), {}
+        load()
     began = time.monotonic()
     way = _way(context)
     flush()

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import signal
 
-from . import _core
-from . import _fields as check
+from . import _core, _step_rules
 from ._errors import ContextError
+from ._field_table import FIELDS
 from ._flags import Clone, Namespace, Share, broken_rules, format_flags
 
 TYPE_CHECKING = False
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from typing import Any, Final, Protocol, Self
 
     from ._capabilities import Capabilities
+    from ._fields import Buffer
+    from ._scheduling import Scheduling
+
+    Path = str | os.PathLike[str]
 
     class Joinable(Protocol):
         """Open namespaces: sysclone.Namespaces."""
@@ -37,34 +41,6 @@ _WIPE: Final = (18, 19)
 
 # What `_idmap.Maps` has for the C core.
 MAP_FIELDS: Final = ("deny_setgroups", "gid_helper", "gid_map", "uid_helper", "uid_map")
-
-# Each with what it is when nothing is said, and the check that gives a value its one form.
-FIELDS: Final[Mapping[str, tuple[Any, Callable[[Any, str], Any]]]] = {
-    "share": (Share(0), check.share),
-    "new": (Namespace(0), check.new),
-    "join": (None, check.joined),
-    "parent": ("caller", check.one_of(*check.PARENTS)),
-    "exit_signal": (None, check.whole(0, 64)),
-    "stack_bytes": (None, check.whole(check.LEAST_STACK_BYTES, check.MOST_STACK_BYTES)),
-    "tid": (None, check.tids),
-    "cgroup": (None, check.path_or_fd),
-    "clear_signal_handlers": (None, check.switch_or_none),
-    "ptrace": (False, check.switch),
-    "untraced": (False, check.switch),
-    "suspend_caller": (False, check.switch),
-    "timeout": (None, check.seconds),
-    "uid_map": (None, check.id_map),
-    "gid_map": (None, check.id_map),
-    "loopback": (False, check.switch),
-    "uid": (None, check.whole(0, check.MOST_ID)),
-    "gid": (None, check.whole(0, check.MOST_ID)),
-    "groups": (None, check.ids),
-    "capabilities": (None, check.capabilities),
-    "securebits": (None, check.whole(0, 0xFF)),
-    "no_new_privs": (False, check.switch),
-    "memory_exclude": ((), check.buffers),
-    "memory_wipe": ((), check.buffers),
-}
 
 _FIELD_OF_FLAG: Final[Mapping[int, str]] = {
     Clone.PARENT: "parent",
@@ -106,8 +82,29 @@ class Description:
     capabilities: Capabilities | None
     securebits: int | None
     no_new_privs: bool
-    memory_exclude: tuple[check.Buffer, ...]
-    memory_wipe: tuple[check.Buffer, ...]
+    memory_exclude: tuple[Buffer, ...]
+    memory_wipe: tuple[Buffer, ...]
+    cwd: str | int | None
+    root: str | int | None
+    umask: int | None
+    session: bool
+    process_group: int | None
+    controlling_terminal: str | int | None
+    foreground: str | int | None
+    limits: tuple[tuple[str, int | None, int | None], ...]
+    nice: int | None
+    scheduling: Scheduling | None
+    affinity: tuple[int, ...] | None
+    io_priority: tuple[str, int] | None
+    oom_score_adj: int | None
+    timer_slack_ns: int | None
+    memory_policy: tuple[str, tuple[int, ...]] | None
+    parent_death_signal: int | None
+    personality: int | None
+    hostname: str | None
+    domainname: str | None
+    keyring: str | None
+    setup: Callable[[], object] | None
     _kept: dict[object, Any]
 
     def __init__(
@@ -137,6 +134,27 @@ class Description:
         no_new_privs: bool = False,
         memory_exclude: Iterable[Any] = (),
         memory_wipe: Iterable[Any] = (),
+        cwd: Path | int | None = None,
+        root: Path | int | None = None,
+        umask: int | None = None,
+        session: bool = False,
+        process_group: int | None = None,
+        controlling_terminal: Path | int | None = None,
+        foreground: Path | int | None = None,
+        limits: Mapping[str, int | tuple[int | None, int | None]] | Sequence[tuple[str, int | None, int | None]] = (),
+        nice: int | None = None,
+        scheduling: Scheduling | str | None = None,
+        affinity: Collection[int] | None = None,
+        io_priority: str | tuple[str, int] | None = None,
+        oom_score_adj: int | None = None,
+        timer_slack_ns: int | None = None,
+        memory_policy: str | tuple[str, int | Collection[int]] | None = None,
+        parent_death_signal: int | None = None,
+        personality: int | None = None,
+        hostname: str | None = None,
+        domainname: str | None = None,
+        keyring: str | bool | None = None,
+        setup: Callable[[], object] | None = None,
     ) -> None:
         given = locals()
         for name, (_default, as_it_must_be) in FIELDS.items():
@@ -236,6 +254,7 @@ class Description:
             raise ContextError("tid= needs clone3, and a sibling with an exit signal the old clone", field="tid")
         self._check_join()
         self._check_maps()
+        _step_rules.check(self)
 
     def _check_join(self) -> None:
         if self.join is None:
@@ -284,6 +303,7 @@ class Description:
         for name in ("memory_exclude", "memory_wipe"):
             if kind != "copied" and getattr(self, name):
                 raise ContextError(f"{name} for a {kind} process: no memory is copied for one", field=name)
+        _step_rules.check_kind(self, kind)
 
     def ranges(self) -> tuple[tuple[int, ...], ...]:
         """What the C core is to leave out of a copy: address, length, the advice and what undoes it, for each buffer."""
@@ -348,9 +368,11 @@ class Description:
             plan: _core.Plan = self._kept[key]
             return plan
         limit = self.timeout if timeout else None
+        # Else the kernel sets it for all who share the memory, the creator too.
+        more = Clone.VFORK if kind == "program" and self.oom_score_adj is not None else Clone(0)
         newborn = self._newborn(kind, maps)
         plan = _core.Plan(
-            (int(self.flags) & ~drop) | (Clone.INTO_CGROUP if cgroup >= 0 else 0),
+            (int(self.flags) & ~drop) | (Clone.INTO_CGROUP if cgroup >= 0 else 0) | more,
             self.signal,
             old_call=self.call_name == "clone",
             cgroup=cgroup,

@@ -10,21 +10,14 @@ import errno
 import os
 import resource
 
-from ._path_hints import PATH_HINTS, lines, read
+from ._looking import has, lines, needs, read, seccomp, status
+from ._path_hints import PATH_HINTS
+from ._step_hints import STEP_HINTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_CAP = {
-    "SETGID": 6,
-    "SETUID": 7,
-    "SETPCAP": 8,
-    "SYS_CHROOT": 18,
-    "SYS_ADMIN": 21,
-    "SYS_RESOURCE": 24,
-    "CHECKPOINT_RESTORE": 40,
-}
 _NAMESPACES = {
     "NEWUSER": "user",
     "NEWNS": "mnt",
@@ -59,24 +52,8 @@ def hint_for(step: str, code: int, filename: str | bytes | None = None) -> str:
 # --- looking at the machine
 
 
-def _status(key: str) -> str:
-    """One line of /proc/self/status."""
-    for line in read("/proc/self/status").splitlines():
-        if line.startswith(key + ":"):
-            return line.partition(":")[2].strip()
-    return ""
-
-
-def _has(capability: str) -> bool:
-    return bool(int(_status("CapEff") or "0", 16) >> _CAP[capability] & 1)
-
-
 def _namespace(name: str) -> str:
     return os.readlink(f"/proc/self/ns/{name}")
-
-
-def _filtered() -> bool:
-    return _status("Seccomp") == "2"
 
 
 # --- clone
@@ -96,19 +73,19 @@ def _clone_eperm(detail: str) -> str:
     wanted = _namespaces(detail)
     if "user" in wanted:
         return _user_namespace_eperm()
-    if wanted and not _has("SYS_ADMIN"):
+    if wanted and not has("SYS_ADMIN"):
         kinds = " and ".join(wanted)
         return lines(
             f"a new {kinds} namespace needs CAP_SYS_ADMIN, and this process (uid {os.geteuid()}) has it not",
             "a new user namespace beside it (Namespace.USER), or run as root",
         )
-    if "set_tid=" in detail and not (_has("SYS_ADMIN") or _has("CHECKPOINT_RESTORE")):
+    if "set_tid=" in detail and not (has("SYS_ADMIN") or has("CHECKPOINT_RESTORE")):
         return lines("choosing a pid needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN, and this process has neither")
-    if "PIDFD_AUTOKILL" in _words(detail) and "NNP" not in _words(detail) and not _has("SYS_ADMIN"):
+    if "PIDFD_AUTOKILL" in _words(detail) and "NNP" not in _words(detail) and not has("SYS_ADMIN"):
         return lines(
             "CLONE_PIDFD_AUTOKILL without privilege is for children that cannot gain any", "CLONE_NNP beside it"
         )
-    return _seccomp("clone3")
+    return seccomp("clone3")
 
 
 def _user_namespace_eperm() -> str:
@@ -125,19 +102,11 @@ def _user_namespace_eperm() -> str:
     owners = [line.split() for line in read("/proc/self/uid_map").splitlines()]
     if not any(int(first) <= os.geteuid() < int(first) + int(count) for first, _outside, count in owners):
         return lines(f"uid {os.geteuid()} is not mapped in this user namespace", "write its uid_map first")
-    return _seccomp("clone3 with CLONE_NEWUSER")
-
-
-def _seccomp(what: str) -> str:
-    if not _filtered():
-        return ""
-    return lines(
-        f"a seccomp filter forbids {what}, as container runtimes' do", "another seccomp profile for this container"
-    )
+    return seccomp("clone3 with CLONE_NEWUSER")
 
 
 def _clone_enosys(_detail: str) -> str:
-    return _seccomp("clone3") or lines(f"Linux {os.uname().release} has no clone3, which came with 5.3")
+    return seccomp("clone3") or lines(f"Linux {os.uname().release} has no clone3, which came with 5.3")
 
 
 def _clone_einval(detail: str) -> str:
@@ -175,7 +144,7 @@ def _clone_eagain(_detail: str) -> str:
         if most.isdigit() and int(read(f"{group}/pids.current") or 0) >= int(most):
             return lines(f"{group}/pids.max is {most}, and as many tasks are there", f"raise {group}/pids.max")
     soft = resource.getrlimit(resource.RLIMIT_NPROC)[0]
-    uid, exempt = os.getuid(), os.getuid() == 0 or _has("SYS_ADMIN") or _has("SYS_RESOURCE")
+    uid, exempt = os.getuid(), os.getuid() == 0 or has("SYS_ADMIN") or has("SYS_RESOURCE")
     if soft != resource.RLIM_INFINITY and not exempt and _tasks_of(uid) * 10 >= soft * 9:
         return lines(f"RLIMIT_NPROC is {soft}, and uid {uid} has {_tasks_of(uid)} tasks, threads included", "ulimit -u")
     for name in ("threads-max", "pid_max"):
@@ -284,29 +253,21 @@ def _cgroup_of(detail: str) -> str:
 # --- the rest
 
 
-def _needs(capability: str, act: str) -> Callable[[str], str]:
-    def look(_detail: str) -> str:
-        lacks = f"{act} needs CAP_{capability}, and this process (uid {os.geteuid()}) has it not"
-        return "" if _has(capability) else lines(lacks)
-
-    return look
-
-
 def _setgroups_eperm(detail: str) -> str:
     if read("/proc/self/setgroups") == "deny":
         return lines("this user namespace forbids setgroups (/proc/self/setgroups is deny)")
-    return _needs("SETGID", "setting groups")(detail)
+    return needs("SETGID", "setting groups")(detail)
 
 
 def _prctl_eperm(detail: str) -> str:
     if detail.startswith(("PR_CAPBSET_DROP", "PR_SET_SECUREBITS")):
         what = "a smaller bounding set" if detail.startswith("PR_CAPBSET") else "changing securebits"
-        return _needs("SETPCAP", what)(detail)
+        return needs("SETPCAP", what)(detail)
     return ""
 
 
 def _capset_eperm(_detail: str) -> str:
-    has = int(_status("CapPrm") or "0", 16)
+    has = int(status("CapPrm") or "0", 16)
     return lines(
         f"a capability that is not among the permitted ones (CapPrm {has:x}), which can only shrink, or an inheritable one "
         "outside of the bounding set"
@@ -315,8 +276,8 @@ def _capset_eperm(_detail: str) -> str:
 
 def _unshare_eperm(detail: str) -> str:
     kinds = " and ".join(_namespaces(detail))
-    if not kinds or _has("SYS_ADMIN"):
-        return _seccomp("unshare")
+    if not kinds or has("SYS_ADMIN"):
+        return seccomp("unshare")
     return lines(
         f"a new {kinds} namespace needs CAP_SYS_ADMIN, and this process (uid {os.geteuid()}) has it not",
         "a light process in a new user namespace (Context(share=Share.VM, new=Namespace.USER | …)), or run as root",
@@ -390,12 +351,13 @@ _HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("clone", errno.ENODEV): _clone_removed,
     ("clone", errno.ENOENT): _clone_removed,
     **PATH_HINTS,
-    ("chroot", errno.EPERM): _needs("SYS_CHROOT", "chroot"),
+    **STEP_HINTS,
+    ("chroot", errno.EPERM): needs("SYS_CHROOT", "chroot"),
     ("setgroups", errno.EPERM): _setgroups_eperm,
-    ("setregid", errno.EPERM): _needs("SETGID", "taking another gid"),
-    ("setreuid", errno.EPERM): _needs("SETUID", "taking another uid"),
-    ("setresgid", errno.EPERM): _needs("SETGID", "taking another gid"),
-    ("setresuid", errno.EPERM): _needs("SETUID", "taking another uid"),
+    ("setregid", errno.EPERM): needs("SETGID", "taking another gid"),
+    ("setreuid", errno.EPERM): needs("SETUID", "taking another uid"),
+    ("setresgid", errno.EPERM): needs("SETGID", "taking another gid"),
+    ("setresuid", errno.EPERM): needs("SETUID", "taking another uid"),
     ("prctl", errno.EPERM): _prctl_eperm,
     ("capset", errno.EPERM): _capset_eperm,
     ("unshare", errno.EPERM): _unshare_eperm,

@@ -5,26 +5,14 @@ from __future__ import annotations
 import errno
 import os
 
+from ._looking import lines, read
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MACHINES = {3: "i386", 21: "ppc64", 22: "s390", 40: "arm", 62: "x86-64", 183: "aarch64", 243: "riscv"}
 _ARG_STRING_MAX = 131072
-
-
-def lines(likely: str, attempt: str = "") -> str:
-    """The two lines of a hint."""
-    return f"likely: {likely}" + (f"\ntry: {attempt}" if attempt else "")
-
-
-def read(path: str) -> str:
-    """A small file's text without the last newline; "" where there is none."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 # --- paths

@@ -20,6 +20,7 @@ from ._context import Description
 from ._errors import CloneError, ContextError, SyscloneWarning
 from ._flags import Share, format_flags, format_step
 from ._idmap import plan_of
+from ._merge import merged
 from ._popen_end import PLAIN, pidfd_of
 from ._popen_tree import Tree
 from ._program import argv_and_program, environment, outside, search, text_encoding
@@ -108,6 +109,7 @@ class Popen(Tree):
     ) -> None:
         self._has_tree = bool(tree)
         self.context: Description = PLAIN if context is None else context
+        self._asked = self.context
         _check(self.context)
         if sys.flags.warn_default_encoding and encoding is None and (errors or text or universal_newlines):
             encoding = text_encoding()
@@ -148,8 +150,23 @@ class Popen(Tree):
             self._began(self.pid, pidfd_of(self.pid))
             return
         restore_signals, gid, gids, uid, umask, start_new_session, process_group = identity
+        named = cwd
+        together = merged(
+            self.context,
+            cwd=cwd,
+            umask=umask if umask >= 0 else None,
+            session=start_new_session or None,
+            process_group=process_group if process_group >= 0 else None,
+            controlling_terminal=self._terminal_fd if self._terminal_fd >= 0 else None,
+            gid=gid,
+            groups=None if gids is None else tuple(gids),
+            uid=uid,
+        )
+        if together is not None:
+            self._asked = together
+            cwd, umask, start_new_session, process_group, gid, gids, uid = None, -1, False, -1, None, None, None
         argv, program = argv_and_program(args, executable, shell)
-        sys.audit("subprocess.Popen", program, argv, cwd, env)
+        sys.audit("subprocess.Popen", program, argv, named, env)
         paths = search(program, env)
         if self._has_tree:
             env = self._keep_tree(env)
@@ -181,7 +198,7 @@ class Popen(Tree):
         if devnull is not None:
             os.close(devnull)
         self._closed_child_pipe_fds = True
-        self._take(outcome, cwd, program)
+        self._take(outcome, cwd, program, preexec_fn is not None)
 
     def _spawn_after(self, preexec_fn: Callable[[], Any], envp: list[bytes] | None, *rest: Any) -> _Outcome:
         if sys.version_info >= (3, 12) and _core.finalizing():
@@ -197,17 +214,17 @@ class Popen(Tree):
             return self._spawn(setup, mask, *rest)
 
     def _spawn(self, setup: Callable[[], object] | None, mask: int | None, *rest: Any) -> _Outcome:
-        context = self.context
+        context = self._asked
         steps = steps_of(context, light=False)
         inside = setup
 
         def take_steps() -> object:
-            take(steps)
-            return inside() if inside is not None else None
+            return take(steps, inside)
 
         if steps:
             setup = take_steps
-        last: Any = (mask, self._terminal_fd, self._has_tree)
+        terminal = -1 if context.controlling_terminal is not None else self._terminal_fd
+        last: Any = (mask, terminal, self._has_tree)
         self._started = time.monotonic()
         if context.cgroup is None:
             return _core.spawn(plan_of(context, "program", drop=_UNDONE_BY_EXEC), *(*rest, setup, *last))
@@ -223,7 +240,7 @@ class Popen(Tree):
 
             return _core.spawn(plan_of(context, "program", drop=_UNDONE_BY_EXEC), *(*rest, enter, *last))
 
-    def _take(self, outcome: _Outcome, cwd: Any, program: Any) -> None:
+    def _take(self, outcome: _Outcome, cwd: Any, program: Any, had_preexec: bool) -> None:
         pid, pidfd, step, errno, _path, exception = outcome
         if step == 0:
             self._began(pid, pidfd)
@@ -235,6 +252,8 @@ class Popen(Tree):
                 raise exception
             if isinstance(exception, KeyboardInterrupt):
                 raise exception  # the program's own: its main thread was at it
+            if isinstance(exception, BaseException) and not had_preexec:
+                raise exception  # the context's setup
             # subprocess's words; what happened is the cause.
             error = subprocess.SubprocessError("Exception occurred in preexec_fn.")
             error.add_note(repr(exception) if exception is not None else "it ended the child")

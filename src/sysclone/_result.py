@@ -53,6 +53,16 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.args[0]}"""'
 
 
+def load() -> None:
+    """Load what handing a result over needs, before a task becomes who cannot read it, or has other files in its place."""
+    import linecache  # noqa: F401
+    import pickle  # noqa: F401
+    import tokenize  # noqa: F401
+    import traceback  # noqa: F401
+
+    from . import _transport, _unpicklable  # noqa: F401
+
+
 class ResultPage:
     """One child's result. The creator closes it; the child only writes.
 

@@ -4,23 +4,35 @@ Each step is a name for people, a function and its arguments, worked out by the 
 creator's memory if that is shared, in one hold of the GIL: `_core.syscall` keeps it, where os's functions let go of it and
 may wait 5 ms at each for threads that never sleep. A step that fails is a CloneError with its name.
 
-The order: what needs privilege before what gives it up; within credentials, what capabilities(7) demands.
+The order:
+
+1. what is named by paths, fds or ids of the creator's: terminal, /proc files;
+2. what needs privilege: names, root and cwd, priorities, hard limits;
+3. groups, gid, uid, capabilities, in the order that capabilities(7) demands;
+4. what belongs to the new ids, and what a change of ids takes away: keyring, parent-death signal;
+5. `setup`, and a program's preexec_fn;
+6. what would bind those too: limits of memory, no_new_privs.
 """
 
 from __future__ import annotations
 
-from . import _core, _credentials
+import os
+
+from . import _core, _credentials, _filesystem, _network, _priorities, _session
 from ._errors import CloneError, load_hints
 from ._flags import Share
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Final
 
     from ._context import Description
 
     Step = tuple[str, Callable[..., object], tuple[Any, ...]]
+
+# As a step's last argument: what steps of one task leave for each other, fds above all.
+NOTES: Final[dict[str, Any]] = {}
 
 
 def steps_of(context: Description, light: bool) -> tuple[Step, ...]:
@@ -30,7 +42,8 @@ def steps_of(context: Description, light: bool) -> tuple[Step, ...]:
         context: what was asked for.
         light: whether the task is a light process, which has to ask again to die with its creator.
     """
-    key = ("steps", light)
+    # The creator's pid is part of some.
+    key = ("steps", light, os.getpid() if context.parent_death_signal is not None else 0)
     if key not in context._kept:
         context._kept[key] = _compiled(context, light)
     steps: tuple[Step, ...] = context._kept[key]
@@ -39,42 +52,83 @@ def steps_of(context: Description, light: bool) -> tuple[Step, ...]:
 
 def _compiled(context: Description, light: bool) -> tuple[Step, ...]:
     load_hints()
-    steps = [*_network(context), *_credential_steps(context)]
+    dies_with = context.parent_death_signal
+    steps: list[Step] = []
+    if dies_with is not None:
+        steps.append(("open(/proc/self/status)", _session.see_creator, (NOTES,)))
+    steps += _session.steps(context)
+    steps += _network.steps(context)
+    steps += _priorities.steps(context)
+    steps += _filesystem.steps(context)
+    steps += _priorities.limit_steps(context, late=False)
+    steps += _credential_steps(context)
+    steps += _session.late_steps(context)
     if light and context.changes_credentials and Share.THREAD not in context.share:
         # Every change of ids or capabilities makes the kernel forget it.
         steps.append(("prctl(PR_SET_PDEATHSIG)", _core.light_rearm, ()))
+    if dies_with is not None:
+        name = f"prctl(PR_SET_PDEATHSIG, {dies_with})"
+        steps.append((name, _session.die_with, (dies_with, _session.creator(), NOTES)))
+    after = _last_steps(context)
+    if context.setup is not None or after:
+        steps.append(("setup", _functions, (context.setup,)))
+    return (*steps, *after)
+
+
+def _last_steps(context: Description) -> list[Step]:
+    steps = _priorities.limit_steps(context, late=True)
     if context.no_new_privs:
         steps.append(("prctl(PR_SET_NO_NEW_PRIVS)", _credentials.set_no_new_privs, ()))
-    return tuple(steps)
+    return steps
 
 
-def take(steps: tuple[Step, ...]) -> None:
+def _functions(setup: Callable[[], object] | None, last: Callable[[], Any] | None) -> Any:
+    """The functions that run in the child among its steps."""
+    if setup is not None:
+        setup()
+    return last() if last is not None else None
+
+
+def take(steps: tuple[Step, ...], function: Callable[[], Any] | None = None) -> Any:
     """Take the steps, in the child.
+
+    Args:
+        steps: as compiled.
+        function: called where the context's setup is: after the change of ids, before what would bind it.
+
+    Returns:
+        What the function does.
 
     Raises:
         CloneError: one failed; its `step` names it.
+        BaseException: what setup or the function raised.
     """
+    notes: dict[str, Any] = {}
+    answer, called = None, False
     for name, act, arguments in steps:
+        if act is _functions:
+            answer, called = act(*arguments, function), True
+            continue
+        if arguments and arguments[-1] is NOTES:
+            arguments = (*arguments[:-1], notes)
         try:
             act(*arguments)
         except CloneError:
             raise
         except OSError as e:
-            raise CloneError(e.errno or 0, step=name, filename=e.filename) from None
+            raise CloneError(e.errno or 0, step=name, filename=e.filename or _path_of(name)) from None
+    return answer if called or function is None else function()
+
+
+def _path_of(name: str) -> str | None:
+    verb, _, detail = name.partition("(")
+    return detail[:-1] if verb in ("chdir", "chroot") else None
 
 
 def prepared(steps: tuple[Step, ...], fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Take the steps, and then call the function: what a child is given to run."""
     take(steps)
     return fn(*args, **kwargs)
-
-
-def _network(context: Description) -> list[Step]:
-    if not context.loopback:
-        return []
-    from ._network import loopback_up
-
-    return [("ioctl(SIOCSIFFLAGS, lo)", loopback_up, ())]
 
 
 def _credential_steps(context: Description) -> list[Step]:

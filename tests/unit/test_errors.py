@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sysclone import _hints, _path_hints
+from sysclone import _hints, _looking, _path_hints
 from sysclone._errors import (
     Cancelled,
     CloneError,
@@ -228,7 +228,8 @@ def test_errnos_have_the_names_of_the_man_pages() -> None:
 def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The files of a made-up /proc and /sys: a process without privilege, and nothing else."""
     files = {"/proc/self/status": "CapEff:\t0000000000000000\nSeccomp:\t0"}
-    monkeypatch.setattr(_hints, "read", lambda path: files.get(path, ""))
+    for module in (_hints, _looking):
+        monkeypatch.setattr(module, "read", lambda path: files.get(path, ""))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(os, "getuid", lambda: 1000)
     return files
@@ -384,7 +385,8 @@ def test_a_full_fd_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_hint_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong while looking, the error itself is raised, without a hint."""
-    monkeypatch.setattr(_hints, "read", lambda path: 1 / 0)
+    for module in (_hints, _looking):
+        monkeypatch.setattr(module, "read", lambda path: 1 / 0)
     for kind, code in _hints._HINTS:
         assert isinstance(hint(f"{kind}(NEWUSER, set_tid=x, cgroup=\0)", code), str)
         assert isinstance(hint(kind, code), str)

@@ -31,6 +31,7 @@ PUBLIC = {
     "Popen",
     "Context",
     "Share",
+    "Scheduling",
     "Namespace",
     "Namespaces",
     "Task",

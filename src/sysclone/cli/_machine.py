@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from .._flags import Namespace
-from .._path_hints import read as read
+from .._looking import read as read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
