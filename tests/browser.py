@@ -8,8 +8,6 @@ import tempfile
 import zlib
 from pathlib import Path
 
-import numpy as np
-
 SECONDS = 50
 
 
@@ -58,44 +56,44 @@ class Picture:
             at += size + 12
         return found
 
-    def _unfiltered(self, raw: bytes) -> np.ndarray:
+    def _unfiltered(self, raw: bytes) -> list[list[tuple[int, ...]]]:
         size, step = self.width * self.channels, self.channels
-        lines = np.frombuffer(raw, np.uint8).reshape(self.height, size + 1)
-        found = np.zeros((self.height + 1, size), np.uint8)
-        for row, (way, line) in enumerate(zip(lines[:, 0], lines[:, 1:], strict=True)):
-            above = found[row]
-            if way == 0:
-                found[row + 1] = line
-            elif way == 1:
-                found[row + 1] = np.add.accumulate(line.reshape(-1, step), axis=0, dtype=np.uint8).reshape(-1)
-            elif way == 2:
-                found[row + 1] = line + above
-            else:
-                found[row + 1] = list(guessed(line.tolist(), above.tolist(), step, paeth=way == 4))
-        return found[1:].reshape(self.height, self.width, step)
+        lines = []
+        above = [0] * size
+        for row in range(self.height):
+            begin = row * (size + 1)
+            way, line = raw[begin], list(raw[begin + 1 : begin + 1 + size])
+            if way == 2:
+                line = [(a + b) & 255 for a, b in zip(line, above, strict=True)]
+            elif way:
+                line = guessed(line, above, step, way)
+            lines.append(list(zip(*(line[i::step] for i in range(3)), strict=True)))
+            above = line
+        return lines
 
     def at(self, x: int, y: int) -> str:
         """One pixel: "#rrggbb"."""
-        return "#" + bytes(self.pixels[y, x, :3]).hex()
+        return "#" + bytes(self.pixels[y][x]).hex()
 
     def count(self, colour: str) -> int:
         """How many pixels have exactly this colour."""
-        wanted = np.frombuffer(bytes.fromhex(colour[1:]), np.uint8)
-        return int((self.pixels[:, :, :3] == wanted).all(axis=2).sum())
+        wanted = tuple(bytes.fromhex(colour[1:]))
+        return sum(line.count(wanted) for line in self.pixels)
 
 
-def guessed(line: list[int], above: list[int], step: int, *, paeth: bool) -> list[int]:
+def guessed(line: list[int], above: list[int], step: int, way: int) -> list[int]:
     """A line whose bytes were told by their difference from a guess that needs the bytes before."""
     found = [0] * step + line
     corner = [0] * step + above
-    for i in range(len(line)):
+    for i, byte in enumerate(line):
         left = found[i]
-        guess = nearest(left, above[i], corner[i]) if paeth else (left + above[i]) // 2
-        found[i + step] = (line[i] + guess) & 255
+        guess = left if way == 1 else (left + above[i]) // 2 if way == 3 else nearest(left, above[i], corner[i])
+        found[i + step] = (byte + guess) & 255
     return found[step:]
 
 
 def nearest(left: int, above: int, corner: int) -> int:
     """PNG's Paeth predictor."""
     guess = left + above - corner
-    return min((left, above, corner), key=lambda one: abs(guess - one))
+    a, b, c = abs(guess - left), abs(guess - above), abs(guess - corner)
+    return left if a <= b and a <= c else above if b <= c else corner
