@@ -13,6 +13,10 @@ import features
 import leftovers
 import pytest
 
+# numpy's OpenBLAS would start a thread for each core when a file of tests imports it, and a program with threads is
+# another case for fork: in every test that comes after.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 JOURNAL = os.environ.get("SYSCLONE_TEST_JOURNAL")
 """A file to note each test's begin and outcome in, at once: who watches from outside learns where a run hangs."""
 

@@ -753,8 +753,9 @@ def test_one_module_name_is_no_list():
         Zygote(preload="numpy")
 
 
-def test_native_threads_of_a_preloaded_library_are_shed():
+def test_native_threads_of_a_preloaded_library_are_shed(monkeypatch):
     """numpy's OpenBLAS keeps threads: the zygote goes on without them, as a child of the caller, and tasks compute."""
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
     with Zygote(preload=["numpy"]) as one:
         assert len(os.listdir(f"/proc/{one.pid}/task")) == 1
         assert Path(f"/proc/{one.pid}/stat").read_text().rpartition(")")[2].split()[1] == str(os.getpid())
