@@ -79,8 +79,9 @@ def all_rows() -> Sequence[harness.Row]:
     """Every row there is, in the order of measuring; the package under test is imported only here."""
     import rows_core
     import rows_seeing
+    import rows_trace
 
-    return (*rows_core.ROWS, *rows_seeing.ROWS)
+    return (*rows_core.ROWS, *rows_seeing.ROWS, *rows_trace.ROWS)
 
 
 def serve(gib: float) -> None:
