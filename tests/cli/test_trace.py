@@ -122,7 +122,7 @@ def test_attached_tasks_go_on(tmp_path):
             assert "not seen" in command.process.stderr.readline()
             program.stdin.write(b"x\n")
             program.stdin.flush()
-            wait_for(log, "exit")
+            wait_for(log, '"call": "exit"')
             command.send(signal.SIGINT)
             assert command.end()[0] == 130
         program.stdin.close()
