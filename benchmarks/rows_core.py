@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
+import time
 
 from harness import Row, floor, python
 
@@ -35,6 +37,28 @@ def start_result() -> None:
     sysclone.start(nothing).result()
 
 
+def cancel_sleeping() -> None:
+    """A function that has told that it goes to sleep, from its start to Cancelled."""
+    told, tell = os.pipe()
+    try:
+        with sysclone.start(lambda: os.write(tell, b".") and time.sleep(60)) as task:
+            os.read(told, 1)
+            task.cancel()
+            try:
+                task.result()
+            except sysclone.Cancelled:
+                return
+        raise SystemExit("it was not cancelled")
+    finally:
+        os.close(told)
+        os.close(tell)
+
+
+def five_ms() -> None:
+    """What stopping a sleeping function may cost."""
+    time.sleep(0.005)
+
+
 def thread_join() -> None:
     """A Python thread from start to join."""
     thread = threading.Thread(target=nothing)
@@ -61,6 +85,8 @@ CALL = python("sysclone.call(f)", light_call)
 COPIED_CALL = python("Context().call(f)", copied_call)
 START = python("start(f).result()", start_result)
 THREAD = python("threading.Thread start+join", thread_join)
+CANCEL = python("start, cancel() while it sleeps, Cancelled", cancel_sleeping)
+FIVE_MS = python("time.sleep(0.005)", five_ms)
 RUN = python("sysclone.run([true])", run_ours)
 SUBPROCESS = python("subprocess.run([true])", run_subprocess)
 TOGETHER = python(f"start {CROWD:,}, wait_all; each", lambda: together(CROWD), units=CROWD)
@@ -80,5 +106,6 @@ ROWS = (
     Row("run-exec", RUN, C_EXEC, target=1.3, flat=1.2, batch_ms=5),
     Row("run-subprocess", RUN, SUBPROCESS, target=1.0, noise=0.05, batch_ms=5),
     Row("start-thread", START, THREAD, target=1.5, flat=1.2),
+    Row("cancel-5ms", CANCEL, FIVE_MS, target=1.0, batch_ms=50),
     Row("crowd-few", TOGETHER, FEW_TOGETHER, target=1.0, noise=0.05, batch_ms=50),
 )

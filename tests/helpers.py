@@ -42,6 +42,17 @@ def state(pid: int) -> str:
         return ""
 
 
+def lives(pid: int) -> bool:
+    """Whether a process has a task that is no zombie: its leader may be one, and others go on."""
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+        return any(
+            Path(f"/proc/{pid}/task/{tid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX" for tid in tasks
+        )
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def ended(pidfd: int, seconds: float = SECONDS) -> bool:
     """Whether the process of a pidfd has ended, within so many seconds."""
     return bool(select.select([pidfd], [], [], seconds)[0])

@@ -9,11 +9,10 @@ import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from features import requires
-from helpers import SECONDS, SOURCES, kill_session, session_of, state, where_it_stands
+from helpers import SECONDS, SOURCES, kill_session, lives, session_of, state, where_it_stands
 
 PROGRAM = r"""
 import os, select, sys, threading, time, sysclone
@@ -113,17 +112,6 @@ def await_nobody(session: int) -> list[int]:
         except ChildProcessError:
             continue  # the machine's init reaps it in its own time
     return left
-
-
-def lives(pid: int) -> bool:
-    """Whether a process has a task that is no zombie: its leader may be one, and others go on."""
-    try:
-        tasks = os.listdir(f"/proc/{pid}/task")
-        return any(
-            Path(f"/proc/{pid}/task/{tid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX" for tid in tasks
-        )
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @requires("user_namespaces")

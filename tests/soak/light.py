@@ -1,7 +1,8 @@
 """Light calls by the thousand, mixed with cancels, kills and crashes at random moments: no hang, no wrong value, no leak.
 
 Run by test_soak.py, which is the watchdog: this program prints a line a second, and is taken for hung when it does not.
-    python light.py SECONDS THREADS SEED
+    python light.py SECONDS THREADS SEED [CALLS]
+With CALLS it goes on until that many were made, however long that takes.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ LOG = logging.getLogger("soak")
 LOG.addHandler(logging.FileHandler(os.devnull))
 LOG.propagate = False
 MODULES = ("colorsys", "chunk_that_is_not", "stringprep", "quopri", "this_does_not_exist")
+
+LEAK_KIB = 6
+"""What a function that died may leak in the mean: crashes.py measures it; a list of ten byte strings was half made here."""
+ROOM_KIB = 128 << 10
+"""For stacks, arenas and imports, once."""
 
 counts: Counter[str] = Counter()
 wrong: list[str] = []
@@ -79,13 +85,18 @@ def importing() -> None:
         time.sleep(0.002)  # a function that does nothing but import is never outside the import system's locks
 
 
+def calling_back() -> None:
+    while True:
+        sorted(range(50), key=lambda x: -x)
+
+
 def locking() -> None:
     lock = threading.Lock()
     while True:
         lock.acquire(timeout=0.002)
 
 
-ENDLESS = (sleeping, reading, spinning, allocating, hashing, logging_, locking, importing)
+ENDLESS = (sleeping, reading, spinning, allocating, hashing, logging_, locking, importing, calling_back)
 
 
 def deep(n: int, fn: Callable[[], object]) -> object:
@@ -165,10 +176,10 @@ def expect_kill(task: sysclone.Task) -> None:
     expect("SIGTERM", task.result, TaskFailed)
 
 
-def worker(seed: int, until: float, errors: queue.Queue[BaseException]) -> None:
+def worker(seed: int, until: float, calls: int, errors: queue.Queue[BaseException]) -> None:
     rng = random.Random(seed)
     try:
-        while time.monotonic() < until and not wrong:
+        while (time.monotonic() < until or sum(counts.values()) < calls) and not wrong:
             one(rng)
     except BaseException as e:
         errors.put(e)
@@ -180,16 +191,16 @@ def rss_kib() -> int:
         return int(f.read().split()[1]) * 4
 
 
-def main(seconds: float, threads: int, seed: int) -> int:
+def main(seconds: float, threads: int, seed: int, calls: int = 0) -> int:
     errors: queue.Queue[BaseException] = queue.Queue()
     until = time.monotonic() + seconds
-    fds = len(os.listdir("/proc/self/fd"))
-    workers = [threading.Thread(target=worker, args=(seed * 1000 + i, until, errors)) for i in range(threads)]
+    fds, kib = len(os.listdir("/proc/self/fd")), rss_kib()
+    workers = [threading.Thread(target=worker, args=(seed * 1000 + i, until, calls, errors)) for i in range(threads)]
     for w in workers:
         w.start()
     while any(w.is_alive() for w in workers):
         time.sleep(0.5)
-        print(f"{sum(counts.values())} calls, {rss_kib()} KiB", flush=True)
+        print(f"{sum(counts.values())} calls, {rss_kib()} KiB", flush=True)  # the watchdog takes silence for a hang
     for w in workers:
         w.join()
     gc.collect()
@@ -200,6 +211,10 @@ def main(seconds: float, threads: int, seed: int) -> int:
         wrong.append(f"still running: {_core.pool_info()[1]}")
     if len(os.listdir("/proc/self/fd")) > fds:
         wrong.append(f"fds: {fds} before, {sorted(os.listdir('/proc/self/fd'))} after")
+    died = sum(n for what, n in counts.items() if what.startswith(("crash", "cancel", "timeout", "SIG")))
+    leaked = rss_kib() - kib - ROOM_KIB
+    if leaked > died * LEAK_KIB:
+        wrong.append(f"memory: {leaked} KiB more than {ROOM_KIB}, with {died} that died")
     with open(f"/proc/self/task/{os.getpid()}/children") as f:
         children = f.read().split()
     if children:
@@ -211,4 +226,4 @@ def main(seconds: float, threads: int, seed: int) -> int:
 
 if __name__ == "__main__":
     assert Share.VM in LIGHT.share
-    sys.exit(main(float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
+    sys.exit(main(float(sys.argv[1]), *map(int, sys.argv[2:])))

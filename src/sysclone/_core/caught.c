@@ -92,6 +92,8 @@ sc_caught_open(sc_light *l)
         if ((l->mask >> (sig - 1) & 1) || sigaction(sig, NULL, &action) < 0) continue;
         if (action.sa_handler == SIG_DFL) closed &= ~(1ULL << (sig - 1));
         else if (l->python_handler && action.sa_handler == l->python_handler) ours |= 1ULL << (sig - 1);
+        /* In a light process that waits for one of its own: what is handed to it is handed on. */
+        else if (sig == SIGINT && l->outer && action.sa_handler == sc_on_signal) ours |= 1ULL << (sig - 1), l->hands_on = true;
     }
     sc_signals_set(&closed);
     return ours;
@@ -103,7 +105,8 @@ sc_caught_forward(sc_light *l, uint64_t ours)
     struct timespec now = {0};
     long sig;
     while (ours && (sig = sc_raw4(SYS_rt_sigtimedwait, &ours, 0, &now, SC_SIGSET_BYTES)) > 0) {
-        __atomic_fetch_or(&l->forwarded, 1U << sig, __ATOMIC_SEQ_CST);
+        uint32_t taken = sig == SIGINT && l->hands_on ? __atomic_exchange_n(&l->outer->forwarded, 0, __ATOMIC_SEQ_CST) : 1U << sig;
+        __atomic_fetch_or(&l->forwarded, taken, __ATOMIC_SEQ_CST);
         /* By number: alive, or unreaped and ours. */
         if (__atomic_load_n(&l->attention, __ATOMIC_SEQ_CST)) sc_raw2(SYS_kill, l->pid, SIGINT);
     }

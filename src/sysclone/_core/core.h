@@ -174,6 +174,8 @@ typedef struct sc_light {
     int stop;        /* enum sc_stop, set once */
     int stop_signal; /* the signal that asked, for SC_STOP_SIGNAL */
     uint32_t forwarded; /* bits of signals that the parked main thread has taken for the function */
+    struct sc_light *outer; /* the light process that the parked thread is itself, or NULL */
+    bool hands_on;          /* its SIGINT means what stands in outer's forwarded */
     int pokes;       /* references to cancelled that the thread state was given */
     int ending;      /* set before event_fd is read for the last time */
     int event_fd;    /* an eventfd to write to at the end, or -1 */

@@ -281,7 +281,7 @@ sc_light_run(sc_light *l)
     const sc_clone_plan *plan = &l->plan->clone;
     uint64_t old;
     sc_signals_block(&old);
-    sc_light *outer = sc_caught_by; /* in a light process: the one that this is */
+    sc_light *outer = l->outer = sc_caught_by;
     if (!l->attach) l->mask = old;
     l->own_group = !(plan->flags & CLONE_THREAD);
     l->creator = (pid_t)sc_raw0(SYS_getpid);
