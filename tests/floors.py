@@ -21,6 +21,7 @@ FLOORS = {
         "_cause",
         "_context",
         "_field_table",
+        "_mount_types",
         "_scheduling",
         "_step_fields",
         "_step_rules",
@@ -44,7 +45,9 @@ FLOORS = {
     ),
     3: (
         "_credentials",
+        "_clocks",
         "_filesystem",
+        "_mounting",
         "_merge",
         "_priorities",
         "_raw",

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ._inspect import Inspection as Inspection
     from ._inspect import inspect as inspect
     from ._memory import result_buffer as result_buffer
+    from ._mount_types import Mount as Mount
     from ._namespaces import Namespaces as Namespaces
     from ._popen import Popen as Popen
     from ._progress import Progress as Progress
@@ -94,6 +95,7 @@ _LATE = {
     "Inspection": "_inspect",
     "Executor": "executor",
     "Future": "executor",
+    "Mount": "_mount_types",
     "Namespace": "_flags",
     "Namespaces": "_namespaces",
     "Popen": "_popen",
@@ -162,6 +164,7 @@ __all__ = [
     "Explanation",
     "Future",
     "Inspection",
+    "Mount",
     "Namespace",
     "Namespaces",
     "Popen",

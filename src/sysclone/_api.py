@@ -57,7 +57,8 @@ class Context(Description):
         memory_wipe: buffers that a copied process is to find zeroed: private anonymous memory alone (MADV_WIPEONFORK,
             Linux 4.14).
         cwd: the working directory, as a path or a borrowed fd; with root, a path in it.
-        root: the root directory, as a path or a borrowed fd (chroot(2)); the cwd is in it. Needs CAP_SYS_CHROOT.
+        root: the root directory, as a path or a borrowed fd; the cwd is in it. With new=MOUNT by pivot_root(2), so that
+            nothing of the old one is left; else by chroot(2). Needs CAP_SYS_CHROOT, or CAP_SYS_ADMIN to pivot.
         umask: 0 to 0o777.
         session: a session and process group of its own.
         process_group: the process group to be in; 0 for one of its own.
@@ -75,6 +76,10 @@ class Context(Description):
         parent_death_signal: the signal it gets when the thread that made it ends, and at once if that has ended before.
         personality: the execution domain, with its flags: personality(2).
         hostname, domainname: of a new or joined UTS namespace; 1 to 64 bytes.
+        propagation: of a new mount namespace: "private", which it is where nothing is said, "slave", "shared", "unbindable"
+            or "unchanged".
+        mounts: Mount values, made in order, in a new or joined mount namespace.
+        time_offsets: seconds by which "monotonic" and "boottime" are ahead in a new time namespace. Linux 5.6.
         keyring: the name of a session keyring to join, or True for one without a name.
         setup: a function without arguments that is called in the task, after all of the above: with the new ids, before
             no_new_privs and limits of memory. What it raises, the start raises.

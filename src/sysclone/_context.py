@@ -12,6 +12,7 @@ from . import _core, _step_rules
 from ._errors import ContextError
 from ._field_table import FIELDS
 from ._flags import Clone, Namespace, Share, broken_rules, format_flags
+from ._step_fields import offsets_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from ._capabilities import Capabilities
     from ._fields import Buffer
+    from ._mount_types import Mount
     from ._scheduling import Scheduling
 
     Path = str | os.PathLike[str]
@@ -103,6 +105,9 @@ class Description:
     personality: int | None
     hostname: str | None
     domainname: str | None
+    propagation: str | None
+    mounts: tuple[Mount, ...]
+    time_offsets: tuple[tuple[str, int], ...]
     keyring: str | None
     setup: Callable[[], object] | None
     _kept: dict[object, Any]
@@ -153,6 +158,9 @@ class Description:
         personality: int | None = None,
         hostname: str | None = None,
         domainname: str | None = None,
+        propagation: str | None = None,
+        mounts: Mount | Sequence[Mount] = (),
+        time_offsets: Mapping[str, float] | Sequence[tuple[str, int]] = (),
         keyring: str | bool | None = None,
         setup: Callable[[], object] | None = None,
     ) -> None:
@@ -318,6 +326,8 @@ class Description:
             self._check_joins(kind, Namespace(sum(flag for flag, _fd in joins)))
         if maps is not None:
             newborn.update((name, getattr(maps, name)) for name in MAP_FIELDS)
+        if self.time_offsets and kind == "program":
+            newborn["offsets"] = offsets_text(self.time_offsets)
         return newborn
 
     def _check_joins(self, kind: str, joined: Namespace) -> None:
@@ -368,6 +378,8 @@ class Description:
             plan: _core.Plan = self._kept[key]
             return plan
         limit = self.timeout if timeout else None
+        if kind == "copied" and self.time_offsets:
+            drop |= Clone.NEWTIME  # a step makes it: see _clocks
         # Else the kernel sets it for all who share the memory, the creator too.
         more = Clone.VFORK if kind == "program" and self.oom_score_adj is not None else Clone(0)
         newborn = self._newborn(kind, maps)

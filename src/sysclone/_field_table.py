@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import _fields as check
+from . import _mount_types
 from . import _step_fields as step
 from ._flags import Namespace, Share
 
@@ -34,6 +35,9 @@ STEPS: Final[Mapping[str, Field]] = {
     "personality": (None, check.whole(0, (1 << 32) - 2)),
     "hostname": (None, step.name),
     "domainname": (None, step.name),
+    "propagation": (None, check.one_of_or_none(*_mount_types.PROPAGATIONS)),
+    "mounts": ((), _mount_types.mounts),
+    "time_offsets": ((), step.time_offsets),
     "keyring": (None, step.keyring),
     "setup": (None, step.function),
 }

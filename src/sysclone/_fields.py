@@ -68,6 +68,16 @@ def one_of(*choices: str) -> Callable[[object, str], str]:
     return check
 
 
+def one_of_or_none(*choices: str) -> Callable[[object, str], str | None]:
+    """A check for one of some words, or None."""
+    word = one_of(*choices)
+
+    def check(value: object, field: str) -> str | None:
+        return None if value is None else word(value, field)
+
+    return check
+
+
 def whole(least: int, most: int) -> Callable[[object, str], int | None]:
     """A check for a whole number, or None."""
 

@@ -1,10 +1,11 @@
-"""Root, cwd and umask of the calling task. Each function is one step of a child's set-up, and raises OSError."""
+"""Mounts, root, cwd and umask of the calling task. Each function is one step of a child's set-up, and raises OSError."""
 
 from __future__ import annotations
 
 import os
 
-from . import _core
+from . import _core, _mounting
+from ._flags import Namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,10 +13,24 @@ if TYPE_CHECKING:
     from ._steps import Step
 
 
-def steps(context: Description) -> list[Step]:
-    """The root, then the cwd within it, and the umask."""
+def steps(context: Description, notes: dict[str, int]) -> list[Step]:
+    """The mounts, the root, then the cwd within it, and the umask.
+
+    Args:
+        context: what was asked for.
+        notes: what stands for the notes of a task, as an argument.
+    """
     found: list[Step] = []
-    if context.root is not None:
+    own = Namespace.MOUNT in context.new
+    how = (context.propagation or "private") if own else "unchanged"
+    if how != "unchanged":
+        found.append((f"mount-propagation({how})", _mounting.set_propagation, (how,)))
+    if own and context.root is not None:
+        found.append((f"root({context.root})", _mounting.make_root, (context.root, notes)))
+    found += ((str(mount), _mounting.make, (mount, notes)) for mount in context.mounts)
+    if own and context.root is not None:
+        found.append((f"pivot_root({context.root})", _mounting.enter_root, (notes,)))
+    elif context.root is not None:
         found.append((f"chroot({context.root})", change_root, (context.root,)))
     if context.cwd is not None:
         verb = "chdir" if isinstance(context.cwd, str) else "fchdir"

@@ -28,7 +28,7 @@ def merged(context: Description, **given: Any) -> Description | None:
     Raises:
         ContextError: both say something, and not the same.
     """
-    if context.cgroup is None and not steps_of(context, light=False):
+    if context.cgroup is None and not steps_of(context, light=False, program=True):
         return None
     changes = {}
     for name, value in given.items():

@@ -215,7 +215,7 @@ class Popen(Tree):
 
     def _spawn(self, setup: Callable[[], object] | None, mask: int | None, *rest: Any) -> _Outcome:
         context = self._asked
-        steps = steps_of(context, light=False)
+        steps = steps_of(context, light=False, program=True)
         inside = setup
 
         def take_steps() -> object:

@@ -14,7 +14,7 @@ from ._raw import at_path, close, with_fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Final
+    from typing import Final
 
     from ._context import Description
     from ._steps import Step
@@ -95,7 +95,7 @@ def set_personality(personality: int) -> None:
 # --- the creator's death
 
 
-def see_creator(notes: dict[str, Any]) -> None:
+def see_creator(notes: dict[str, int]) -> None:
     """/proc/self/status, opened while there is the creator's /proc: what it says of the parent is in its pid namespace."""
     notes["creator"] = at_path("/proc/self/status", os.O_RDONLY)
 
@@ -105,7 +105,7 @@ def creator() -> int:
     return int(os.readlink("/proc/self"))
 
 
-def die_with(number: int, creator: int, notes: dict[str, Any]) -> None:
+def die_with(number: int, creator: int, notes: dict[str, int]) -> None:
     """PR_SET_PDEATHSIG, and the same death at once where the creator has died before.
 
     Args:

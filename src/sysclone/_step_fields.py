@@ -156,3 +156,32 @@ def function(value: object, field: str) -> Any:
     if value is None or callable(value):
         return value
     raise wrong(field, value, "a function without arguments")
+
+
+CLOCKS: Final = ("monotonic", "boottime")
+_MOST_SECONDS: Final = 9_000_000_000
+
+
+def time_offsets(value: object, field: str) -> tuple[tuple[str, int], ...]:
+    """How far clocks are ahead: a mapping of names to seconds becomes pairs with nanoseconds."""
+    if not value:
+        return ()
+    rows: Any = value
+    if hasattr(rows, "items"):
+        rows = [(name, _nanoseconds(seconds, field)) for name, seconds in rows.items()]
+    for row in rows:
+        if not isinstance(row, tuple) or len(row) != 2 or row[0] not in CLOCKS or not is_whole(row[1]):
+            raise wrong(field, value, "a mapping of 'monotonic' and 'boottime' to seconds")
+    return tuple(sorted(rows))
+
+
+def _nanoseconds(seconds: object, field: str) -> int:
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not number or not -_MOST_SECONDS <= seconds <= _MOST_SECONDS:  # type: ignore[operator]
+        raise wrong(field, seconds, "seconds, at most 9e9 to either side,")
+    return round(seconds * 1_000_000_000)  # type: ignore[operator]
+
+
+def offsets_text(offsets: tuple[tuple[str, int], ...]) -> bytes:
+    """What /proc/PID/timens_offsets takes."""
+    return b"".join(b"%s %d %d\n" % (name.encode(), *divmod(ns, 1_000_000_000)) for name, ns in offsets)

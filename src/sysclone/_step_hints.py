@@ -117,6 +117,68 @@ def _not_built(what: str) -> Callable[[str], str]:
     return look
 
 
+# --- mounts
+
+
+def _mount_eperm(detail: str) -> str:
+    if not has("SYS_ADMIN"):
+        return needs(
+            "SYS_ADMIN", "a mount", "a user namespace beside the mount namespace: new=USER | MOUNT, uid_map='root'"
+        )("")
+    if detail.startswith("proc"):
+        return lines(
+            "a new /proc needs a pid namespace of the same user namespace, and a /proc there with nothing mounted in it",
+            "new=PID too, or a bind of /proc",
+        )
+    if detail.startswith("sysfs"):
+        return lines(
+            "a new /sys needs a network namespace of the same user namespace", "new=NET too, or a bind of /sys"
+        )
+    return seccomp("mount") or lines(
+        "in a user namespace: a file system that may not be mounted there, or attributes that its owner has locked"
+    )
+
+
+def _mount_enoent(detail: str) -> str:
+    target = detail.rpartition(", ")[2].rstrip(")")
+    return lines(f"there is no {target} to mount at, or the source is not there", "create=True for the target")
+
+
+def _mount_enodev(detail: str) -> str:
+    return lines(f"this kernel ({os.uname().release}) has no file system {_first(detail)!r}: see /proc/filesystems")
+
+
+def _mount_einval(detail: str) -> str:
+    if "chroot" in detail or detail.startswith(("/, ", "private", "slave")):
+        return ""
+    return lines(
+        "one of source and target is a directory and the other is not, the source is no mount (move), the target lies in "
+        "it, it is not to be bound (unbindable), or mounts below it came from another user namespace and need recursive=True"
+    )
+
+
+def _mount_enotdir(_detail: str) -> str:
+    return lines("one of source and target is a directory, and the other is not")
+
+
+def _pivot_einval(_detail: str) -> str:
+    return lines(
+        "the root that is there is the kernel's first one (an initramfs), or no mount: a chroot",
+        "root= without new=MOUNT",
+    )
+
+
+def _private_einval(_detail: str) -> str:
+    return lines("/ is no mount here: this process is in a chroot", "propagation='unchanged'")
+
+
+# --- clocks
+
+
+def _clocks_erange(_detail: str) -> str:
+    return lines("a clock would be below zero, or beyond what the kernel can count")
+
+
 # --- the rest
 
 
@@ -145,6 +207,16 @@ STEP_HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("ioprio_set", errno.EPERM): needs("SYS_NICE", "the I/O class 'realtime'"),
     ("sethostname", errno.EPERM): needs("SYS_ADMIN", "a host name"),
     ("setdomainname", errno.EPERM): needs("SYS_ADMIN", "a domain name"),
+    ("mount", errno.EPERM): _mount_eperm,
+    ("mount", errno.EACCES): _mount_eperm,
+    ("mount", errno.ENOENT): _mount_enoent,
+    ("mount", errno.ENODEV): _mount_enodev,
+    ("mount", errno.EINVAL): _mount_einval,
+    ("mount", errno.ENOTDIR): _mount_enotdir,
+    ("pivot_root", errno.EINVAL): _pivot_einval,
+    ("mount-propagation", errno.EINVAL): _private_einval,
+    ("write", errno.ERANGE): _clocks_erange,
+    ("unshare", errno.ERANGE): _clocks_erange,
     ("keyctl", errno.EDQUOT): _keys_edquot,
     ("keyctl", errno.ENOSYS): _not_built("keyrings (CONFIG_KEYS)"),
 }

@@ -154,10 +154,24 @@ def _no_child_of_ours(context: Description) -> str:
     return "a sibling's parent is another process: it would follow that one" if context.parent == "sibling" else ""
 
 
+def _needs_new(kind: Namespace, why: str) -> Rule:
+    def rule(context: Description) -> str:
+        return "" if kind in context.new else f"without new={kind.name}: {why}"
+
+    return rule
+
+
+def _pivots_by_path(context: Description) -> str:
+    cwd_outside = isinstance(context.cwd, int) and Namespace.MOUNT in context.new
+    return (
+        "an fd is a place in the creator's mount namespace, not in the new one: a path is needed" if cwd_outside else ""
+    )
+
+
 _PROCESS: Final = (_changes_the_process,)
 
 _RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
-    "cwd": (_moves_the_creator, _outside),
+    "cwd": (_moves_the_creator, _outside, _pivots_by_path),
     "root": (_moves_the_creator,),
     "umask": (_moves_the_creator,),
     "session": _PROCESS,
@@ -171,6 +185,9 @@ _RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
     "parent_death_signal": (_changes_the_process, _no_child_of_ours),
     "hostname": (_needs(Namespace.UTS, "the whole machine's"),),
     "domainname": (_needs(Namespace.UTS, "the whole machine's"),),
+    "propagation": (_needs_new(Namespace.MOUNT, "it would be the creator's mounts that are changed"),),
+    "mounts": (_needs(Namespace.MOUNT, "the creator's mounts that are changed"),),
+    "time_offsets": (_needs_new(Namespace.TIME, "only the clocks of a new time namespace can be set"),),
 }
 
 _RULES_OF_KIND: Final[Mapping[str, Mapping[str, tuple[Rule, ...]]]] = {

@@ -7,7 +7,7 @@ may wait 5 ms at each for threads that never sleep. A step that fails is a Clone
 The order:
 
 1. what is named by paths, fds or ids of the creator's: terminal, /proc files;
-2. what needs privilege: names, root and cwd, priorities, hard limits;
+2. what needs privilege: names, mounts, root and cwd, priorities, hard limits;
 3. groups, gid, uid, capabilities, in the order that capabilities(7) demands;
 4. what belongs to the new ids, and what a change of ids takes away: keyring, parent-death signal;
 5. `setup`, and a program's preexec_fn;
@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import os
 
-from . import _core, _credentials, _filesystem, _network, _priorities, _session
+from . import _clocks, _core, _credentials, _filesystem, _network, _priorities, _session
 from ._errors import CloneError, load_hints
 from ._flags import Share
+from ._step_fields import offsets_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,35 +32,38 @@ if TYPE_CHECKING:
 
     Step = tuple[str, Callable[..., object], tuple[Any, ...]]
 
-# As a step's last argument: what steps of one task leave for each other, fds above all.
-NOTES: Final[dict[str, Any]] = {}
+# As a step's last argument: the fds that steps of one task leave for each other.
+NOTES: Final[dict[str, int]] = {}
 
 
-def steps_of(context: Description, light: bool) -> tuple[Step, ...]:
+def steps_of(context: Description, light: bool, program: bool = False) -> tuple[Step, ...]:
     """The steps that a context declares.
 
     Args:
         context: what was asked for.
         light: whether the task is a light process, which has to ask again to die with its creator.
+        program: whether it is to become a program, for which exec and its creator do some of them.
     """
     # The creator's pid is part of some.
-    key = ("steps", light, os.getpid() if context.parent_death_signal is not None else 0)
+    key = ("steps", light, program, os.getpid() if context.parent_death_signal is not None else 0)
     if key not in context._kept:
-        context._kept[key] = _compiled(context, light)
+        context._kept[key] = _compiled(context, light, program)
     steps: tuple[Step, ...] = context._kept[key]
     return steps
 
 
-def _compiled(context: Description, light: bool) -> tuple[Step, ...]:
+def _compiled(context: Description, light: bool, program: bool) -> tuple[Step, ...]:
     load_hints()
     dies_with = context.parent_death_signal
     steps: list[Step] = []
     if dies_with is not None:
         steps.append(("open(/proc/self/status)", _session.see_creator, (NOTES,)))
     steps += _session.steps(context)
+    if context.time_offsets and not light and not program:
+        steps.append(("unshare(NEWTIME)", _clocks.enter_new, (offsets_text(context.time_offsets),)))
     steps += _network.steps(context)
     steps += _priorities.steps(context)
-    steps += _filesystem.steps(context)
+    steps += _filesystem.steps(context, NOTES)
     steps += _priorities.limit_steps(context, late=False)
     steps += _credential_steps(context)
     steps += _session.late_steps(context)
@@ -103,21 +107,30 @@ def take(steps: tuple[Step, ...], function: Callable[[], Any] | None = None) -> 
         CloneError: one failed; its `step` names it.
         BaseException: what setup or the function raised.
     """
-    notes: dict[str, Any] = {}
+    notes: dict[str, int] = {}
     answer, called = None, False
-    for name, act, arguments in steps:
-        if act is _functions:
-            answer, called = act(*arguments, function), True
-            continue
-        if arguments and arguments[-1] is NOTES:
-            arguments = (*arguments[:-1], notes)
-        try:
-            act(*arguments)
-        except CloneError:
-            raise
-        except OSError as e:
-            raise CloneError(e.errno or 0, step=name, filename=e.filename or _path_of(name)) from None
+    try:
+        for name, act, arguments in steps:
+            if act is _functions:
+                answer, called = act(*arguments, function), True
+            else:
+                _take_one(name, act, arguments, notes)
+    finally:
+        # With share=FILES the creator would keep them.
+        for fd in notes.values():
+            _core.syscall("close", fd)
     return answer if called or function is None else function()
+
+
+def _take_one(name: str, act: Callable[..., object], arguments: tuple[Any, ...], notes: dict[str, int]) -> None:
+    if arguments and arguments[-1] is NOTES:
+        arguments = (*arguments[:-1], notes)
+    try:
+        act(*arguments)
+    except CloneError:
+        raise
+    except OSError as e:
+        raise CloneError(e.errno or 0, step=name, filename=e.filename or _path_of(name)) from None
 
 
 def _path_of(name: str) -> str | None:

@@ -31,6 +31,7 @@ PUBLIC = {
     "Popen",
     "Context",
     "Share",
+    "Mount",
     "Scheduling",
     "Namespace",
     "Namespaces",
