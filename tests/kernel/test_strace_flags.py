@@ -57,6 +57,10 @@ PROGRAM = "VM VFORK PIDFD CHILD_CLEARTID CLEAR_SIGHAND"
 """Nothing is copied for a program; its creator sleeps until exec, where the word is cleared; no handler of the creator's
 may run before it."""
 
+PROGRAM_WITH_STEPS = PROGRAM.replace("VFORK ", "")
+"""The same with steps in the child: its creator's thread has lent it its place, and sleeps on the word of CHILD_CLEARTID."""
+
+
 NPTL = "VM FS FILES SIGHAND THREAD SYSVSEM SETTLS PARENT_SETTID CHILD_CLEARTID"
 """glibc's pthread_create, to the letter: nothing is added to it."""
 
@@ -111,7 +115,9 @@ CALLS = {
 CALLS_WITH_NAMESPACES = {
     f"Context(share=Share.VM, new={NEW}).call(int)": [call(f"VM {EVERY_NAMESPACE} {LIGHT}", "SIGCHLD")],
     f"Context(new={NEW}).call(int)": [call(f"{EVERY_NAMESPACE} {COPIED_RAW}", "SIGCHLD")],
-    f"sysclone.run(['/bin/true'], context=Context(new={NEW}))": [call(f"{EVERY_NAMESPACE} {PROGRAM}", "SIGCHLD")],
+    f"sysclone.run(['/bin/true'], context=Context(new={NEW}))": [
+        call(f"{EVERY_NAMESPACE} {PROGRAM_WITH_STEPS}", "SIGCHLD")
+    ],
     "Context(new=Namespace.USER | Namespace.PID).call(int)": [call(f"NEWUSER NEWPID {COPIED_RAW}", "SIGCHLD")],
     "r, w = os.pipe(); task = sysclone.start(os.read, r, 1); "
     "Context(new=Namespace.USER | Namespace.PID).call(int); os.write(w, b'.'); task.wait()": [
