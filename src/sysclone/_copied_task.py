@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class CopiedTask(Task):
     """A copied process: its own memory, its result in a page that both see."""
 
+    _pidfd = -1
+
     def __init__(
         self,
         pid: int,
@@ -36,7 +38,6 @@ class CopiedTask(Task):
         began: float,
     ) -> None:
         self.pid = pid
-        self._pidfd = pidfd
         self._page: ResultPage | None = page
         self._what = what
         self._own_child = own_child
@@ -50,6 +51,8 @@ class CopiedTask(Task):
         self._outcome: tuple[Any, BaseException | None] | None = None
         self._progress: Progress | None = None
         self._owner = os.getpid()
+        # Last: an object that was interrupted in its making owns nothing.
+        self._pidfd = pidfd
 
     @property
     def pidfd(self) -> int:

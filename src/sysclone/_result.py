@@ -198,7 +198,7 @@ class ResultPage:
 
     def read_progress(self) -> tuple[float, float | None, str] | None:
         """What was said last: how much is done, of how much, and a text; None before the first time."""
-        for _ in range(1000):
+        for _ in range(1000 if self.map is not None else 0):
             count, length, done, total = _PROGRESS.unpack_from(self._view, _PROGRESS_AT)
             text = bytes(self._view[_TEXT_AT : _TEXT_AT + min(length, _TEXT_ROOM)])
             if count & 1 == 0 and _PROGRESS.unpack_from(self._view, _PROGRESS_AT)[0] == count:
@@ -219,7 +219,7 @@ class ResultPage:
 
     def kind(self) -> int:
         """Which kind of result stands there."""
-        return self.word(_KIND) & ~_LETTER
+        return self.word(_KIND) & ~_LETTER if self.map is not None else NOTHING
 
     def read(self) -> Any:
         """The value; raises the exception that stands there, or ResultError. To be called once."""

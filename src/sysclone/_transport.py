@@ -265,37 +265,55 @@ def take_fd(index: int) -> int:
 # --- fds over a socket
 
 
-def send_fds(socket_fd: int, fds: Sequence[int], data: bytes = b"\0") -> None:
+def _borrowed(sock: Any) -> Any:
+    """A socket object for an fd: of a copy, since an interrupt may drop it, and it closes what it has."""
+    import _socket
+
+    if not isinstance(sock, int):
+        return sock
+    return _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, os.dup(sock))
+
+
+def send_fds(sock: Any, fds: Sequence[int], data: bytes = b"\0") -> None:
     """Send fds, in as many messages as that takes; the first carries the data.
+
+    Args:
+        sock: a socket of whole messages, or its fd; borrowed.
 
     Raises:
         OSError: as of sendmsg(2).
     """
     import _socket
 
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, socket_fd)
+    end = _borrowed(sock)
     try:
         for at in range(0, max(len(fds), 1), _MOST_FDS):
             part = b"".join(fd.to_bytes(4, "little") for fd in fds[at : at + _MOST_FDS])
             rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, part)] if part else []
-            sock.sendmsg([data if at == 0 else b"\0"], rights, _socket.MSG_NOSIGNAL)
+            end.sendmsg([data if at == 0 else b"\0"], rights, _socket.MSG_NOSIGNAL)
     finally:
-        sock.detach()
+        if end is not sock:
+            end.close()
 
 
-def receive_fds(socket_fd: int, room: int = 1) -> tuple[bytes, list[int]]:
+def receive_fds(sock: Any, room: int = 1) -> tuple[bytes, list[int]]:
     """One message and the fds in it, the caller's; b"" at the end of the stream.
+
+    Args:
+        sock: as of send_fds.
+        room: for so many bytes.
 
     Raises:
         OSError: as of recvmsg(2).
     """
     import _socket
 
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, socket_fd)
+    end = _borrowed(sock)
     try:
-        data, ancillary, _, _ = sock.recvmsg(room, _socket.CMSG_SPACE(4 * _MOST_FDS), _socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, _, _ = end.recvmsg(room, _socket.CMSG_SPACE(4 * _MOST_FDS), _socket.MSG_CMSG_CLOEXEC)
     finally:
-        sock.detach()
+        if end is not sock:
+            end.close()
     fds = [
         int.from_bytes(part[i : i + 4], "little")
         for level, kind, part in ancillary

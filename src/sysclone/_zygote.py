@@ -342,7 +342,8 @@ class _Server:
         self.owner = os.getpid()
         self._ids = _ids()
         self._lock = _thread.allocate_lock()
-        self._asked = self._answered = 0
+        self._number = 0
+        self._settled = True
         # What came and is not settled: raw messages, at most one.
         self._arrived: list[Any] = []
         self.pid = self._pidfd = self._sock = -1
@@ -376,7 +377,7 @@ class _Server:
             "cloudpickle": cloudpickler() is not None,
         }
         try:
-            send_fds(self._sock, [], pickle.dumps(told, 5))
+            send_fds(self._socket, [], pickle.dumps(told, 5))
             while True:
                 if not _either(self._sock, self._pidfd, deadline - time.monotonic()):
                     raise ZygoteError(f"the zygote was not ready in {patience:g} s (preload={list(preload)})")
@@ -398,7 +399,7 @@ class _Server:
         before = _subreaper()
         _core.syscall("prctl", _PR_SET_CHILD_SUBREAPER, 1)
         try:
-            send_fds(self._sock, [])
+            send_fds(self._socket, [])
             if not _either(self._sock, -1, deadline - time.monotonic()):
                 raise ZygoteError("the zygote was not ready in time: its fork did not answer")
             data, fds = self._receive()
@@ -408,11 +409,11 @@ class _Server:
             self.pid, self._pidfd = self_pid, fds[0]
         finally:
             _core.syscall("prctl", _PR_SET_CHILD_SUBREAPER, int(before))
-        send_fds(self._sock, [])
+        send_fds(self._socket, [])
 
     def _receive(self) -> tuple[bytes, list[int]]:
         try:
-            data, fds = receive_fds(self._sock, 1 << 16)
+            data, fds = receive_fds(self._socket, 1 << 16)
         except ConnectionResetError:
             data, fds = b"", []
         if not data:
@@ -450,17 +451,10 @@ class _Server:
             self._settle()
             if self._sock < 0:
                 raise _Gone(f"the zygote (process {self.pid}) ended while the call waited for its turn")
-            data, fds = order.message(self._asked + 1, page)
-            # Counted first: one answer too few is waited for no longer than the zygote lives.
-            self._asked += 1
-            try:
-                send_fds(self._sock, fds, data)
-            except (BrokenPipeError, ConnectionResetError):
-                raise _Gone(f"the zygote (process {self.pid}) ended: {self._end()}") from None
-            except OSError:
-                self._asked -= 1
-                raise
-            pid, error, pidfd = self._answer()
+            number = self._next()
+            data, fds = order.message(number, page)
+            self._tell(data, fds)
+            pid, error, pidfd = self._answer_to(number)
             if error is not None:
                 self._forget()
                 raise error
@@ -469,8 +463,30 @@ class _Server:
             self._forget()
             return task
 
-    def _answer(self) -> tuple[int, BaseException | None, int]:
-        """The next answer: a pid or an error, and the pidfd, which stays the server's until it is forgotten."""
+    def _next(self) -> int:
+        # From here on an interrupt may leave an answer behind, or none: `_settle` finds out.
+        self._settled = False
+        self._number += 1
+        return self._number
+
+    def _tell(self, data: bytes, fds: list[int]) -> None:
+        try:
+            send_fds(self._socket, fds, data)
+        except (BrokenPipeError, ConnectionResetError):
+            raise _Gone(f"the zygote (process {self.pid}) ended: {self._end()}") from None
+
+    def _answer_to(self, number: int) -> tuple[int, BaseException | None, int]:
+        """The answer to a message; the tasks of those before it, which nobody took, are ended."""
+        while True:
+            answered, pid, error, pidfd = self._answer()
+            if answered == number:
+                return pid, error, pidfd
+            if pidfd >= 0:
+                _end_task(pid, pidfd)
+            self._drop()
+
+    def _answer(self) -> tuple[int, int, BaseException | None, int]:
+        """The next answer: its number, a pid or an error, and the pidfd, which stays the server's until it is forgotten."""
         import pickle
 
         while not self._arrived:
@@ -484,32 +500,39 @@ class _Server:
         if not data:
             self._arrived.clear()
             raise _Gone(f"the zygote (process {self.pid}) ended: {self._end()}")
-        _, pid, error = pickle.loads(data)
-        return pid, error, _only_fd(ancillary)
+        number, pid, error = pickle.loads(data)
+        return number, pid, error, _only_fd(ancillary)
 
-    def _forget(self) -> None:
+    def _drop(self) -> None:
         """Let go of the answer that was read."""
         pidfd = _only_fd(self._arrived[0][1])
-        self._answered = self._asked
         self._arrived.clear()
         if pidfd >= 0:
             os.close(pidfd)
 
+    def _forget(self) -> None:
+        """The same, and nothing else is due."""
+        self._drop()
+        self._settled = True
+
     def settle(self) -> None:
-        """Take the answer that an interrupted call has left, and end its task."""
+        """End the task of a call that was interrupted, if it came to that."""
         with self._lock:
-            self._settle()
+            try:
+                self._settle()
+            except _Gone:
+                return
 
     def _settle(self) -> None:
-        if self._answered == self._asked or self._sock < 0:
+        if self._settled or self._sock < 0:
             return
-        try:
-            pid, _, pidfd = self._answer()
-        except _Gone:
-            self._answered = self._asked
-            return
-        if pidfd >= 0:
-            _end_task(pid, pidfd)
+        import pickle
+
+        # What answers were due comes before the answer to this.
+        number = self._next()
+        fields = (number, _zygote_main.IS_NOTHING, 0, b"", False, b"", (0, 0), None)
+        self._tell(pickle.dumps(fields, 5), [])
+        self._answer_to(number)
         self._forget()
 
     def _await_answer(self) -> None:
@@ -545,7 +568,10 @@ class _Server:
         except ProcessLookupError:
             pass
         reap(self._pidfd, self.pid, own_child=True)
-        self._settle()
+        try:
+            self._answer_to(0)  # which none is
+        except _Gone:
+            return
 
 
 def _spawn(theirs: int) -> tuple[int, int]:

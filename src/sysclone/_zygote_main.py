@@ -10,6 +10,7 @@ owner closes the socket; a copy of the owner that holds the socket open keeps no
 
 from __future__ import annotations
 
+import _socket
 import gc
 import os
 import pickle
@@ -42,6 +43,7 @@ HAS_CWD: Final = 1
 HAS_STDIO: Final = 2
 HAS_CGROUP: Final = 4
 HAS_LETTER: Final = 8
+IS_NOTHING: Final = 16  # a request for an answer alone
 # What a task of an importing main module may not do: see `import_main`.
 importing_main = False
 
@@ -78,18 +80,19 @@ class Request:
         return taken
 
 
-def main(sock: int, owner: int) -> None:
+def main(sock_fd: int, owner: int) -> None:
     """The zygote, from its exec to its end.
 
     Args:
-        sock: the socket to its owner.
+        sock_fd: the socket to its owner.
         owner: the owner's pidfd.
     """
     gc.disable()
     # A Ctrl-C in the terminal is for the owner and the tasks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for fd in (sock, owner):
+    for fd in (sock_fd, owner):
         os.set_inheritable(fd, False)
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, sock_fd)
     data, _ = receive_fds(sock, 1 << 20)
     try:
         _prepare(pickle.loads(data))
@@ -123,7 +126,7 @@ def _prepare(told: dict[str, Any]) -> None:
             import_module(name)
 
 
-def _shed_threads(sock: int) -> None:
+def _shed_threads(sock: _socket.socket) -> None:
     """Threads that modules started are not in a clone, and would be missed there: go on in a fork without them.
 
     libc's fork tells libraries with pools of threads (OpenBLAS) to let go of theirs; the raw clones that follow do not.
@@ -176,7 +179,7 @@ def import_main(kind: str, name: str) -> None:
 # --- serving
 
 
-def _serve(sock: int, owner: int) -> NoReturn:
+def _serve(sock: _socket.socket, owner: int) -> NoReturn:
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     poll.register(owner, select.POLLIN)
@@ -189,7 +192,7 @@ def _serve(sock: int, owner: int) -> NoReturn:
         _answer(sock, owner, data, fds)
 
 
-def _answer(sock: int, owner: int, data: bytes, fds: list[int]) -> None:
+def _answer(sock: _socket.socket, owner: int, data: bytes, fds: list[int]) -> None:
     number = 0
     try:
         request = Request(*pickle.loads(data))
@@ -197,7 +200,10 @@ def _answer(sock: int, owner: int, data: bytes, fds: list[int]) -> None:
         while len(fds) < request.total:
             fds += receive_fds(sock, 1)[1]
         request.fds = fds
-        pid, pidfd = _make(request, lambda: _close(sock, owner))
+        if request.flags & IS_NOTHING:
+            send_fds(sock, [], pickle.dumps((number, 0, None)))
+            return
+        pid, pidfd = _make(request, lambda: _close(sock.detach(), owner))
     except Exception as e:
         send_fds(sock, [], pickle.dumps((number, 0, e)))
     else:
