@@ -15,7 +15,7 @@ from . import _core
 from ._cgroup import CgroupDirectory
 from ._child import flush, live
 from ._context import Description
-from ._copied_task import CopiedTask, reap_abandoned
+from ._copied_task import CopiedTask, has_abandoned, reap_abandoned
 from ._errors import Cancelled, CloneError, ContextError, SyscloneWarning, TaskTimeout, Unsupported
 from ._flags import Namespace, Share, format_step
 from ._idmap import plan_of
@@ -24,6 +24,7 @@ from ._result import ResultPage, load
 from ._status import Status
 from ._steps import prepared, steps_of
 from ._task import STOP_PATIENCE, Task, failure
+from ._wait import late_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -172,6 +173,9 @@ atexit.register(_await_the_last)
 def call(context: Description, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
     """Run fn in a task as context says, and give what it returns."""
     if Share.VM not in context.share:
+        if context.timeout is None and context.cgroup is None and context.parent == "caller":
+            at_once: R = _copied_at_once(context, fn, args, kwargs)
+            return at_once
         copied: R = _copied_result(context, start_copied(context, fn, args, kwargs))
         return copied
     steps = steps_of(context, light=True)
@@ -320,10 +324,7 @@ def start_copied(
     reap_abandoned()
     plan_of(context, "copied")
     what = getattr(fn, "__qualname__", type(fn).__name__)
-    steps = steps_of(context, light=False)
-    if steps:
-        fn, args, kwargs = prepared, (steps, fn, args, kwargs), {}
-        load()
+    fn, args, kwargs = _with_steps(context, fn, args, kwargs)
     began = time.monotonic()
     way = _way(context)
     flush()
@@ -367,3 +368,46 @@ def _entered(
     if enter is not None:
         enter()
     return fn, args, kwargs
+
+
+def _with_steps(
+    context: Description, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    steps = steps_of(context, light=False)
+    if not steps:
+        return fn, args, kwargs
+    load()
+    return prepared, (steps, fn, args, kwargs), {}
+
+
+def _copied_at_once(context: Description, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The same, and wait for it: without a Task, since what is touched while there are two is copied page by page."""
+    if has_abandoned():
+        reap_abandoned()
+    way: int = _FORK
+    ranges: tuple[tuple[int, ...], ...] = ()
+    plan = context._kept.get("plain fork")
+    if plan is None:
+        plan = plan_of(context, "copied")
+        fn, args, kwargs = _with_steps(context, fn, args, kwargs)
+        way, ranges = _way(context), context.ranges()
+        if not (way or ranges or steps_of(context, light=False)):
+            context._kept["plain fork"] = plan
+    flush()
+    page = ResultPage()
+    try:
+        try:
+            pid, pidfd, code, status = _core.copied_call(plan, way, page.map, ranges)
+        except OSError as e:
+            step = e.filename or ("fork()" if way == _FORK else clone_step(plan))
+            raise CloneError(e.errno or 0, step=step) from None
+        if pid == 0:
+            live(page, None, lambda: (fn, args, kwargs))
+        try:
+            if page.kind():
+                return page.read()
+            raise failure(pid, Status.from_waitid(code, status) if code else late_status(pidfd, pid))
+        finally:
+            os.close(pidfd)
+    finally:
+        page.close()

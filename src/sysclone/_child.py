@@ -7,7 +7,6 @@ import sys
 
 from . import _core
 from ._progress import begin_in
-from ._result import RAISED, UNPICKLABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,11 +54,11 @@ def _call(
     except BaseException as e:
         page.write_exception(e, fallback)
         return 1
-    page.write_value(value, fallback)
-    if page.kind() in (RAISED, UNPICKLABLE):
+    if not page.write_value(value, fallback):
         return 1
     threading = sys.modules.get("threading")
-    if threading is not None:
+    # What is not touched is not copied.
+    if threading is not None and (len(threading._active) > 1 or threading._threading_atexits):
         threading._shutdown()
     return 0
 

@@ -192,6 +192,11 @@ class CopiedTask(Task):
 _abandoned: list[tuple[int, ResultPage | None]] = []
 
 
+def has_abandoned() -> bool:
+    """Whether there are any."""
+    return bool(_abandoned)
+
+
 def reap_abandoned() -> None:
     """Reap the copied processes whose Task is gone, as far as they have ended."""
     for _ in range(len(_abandoned)):

@@ -46,6 +46,23 @@ _TEXT_AT: Final = 64
 _TEXT_ROOM: Final = HEAD - _TEXT_AT
 
 
+# Handed over as they are: what every pickle of theirs comes to.
+_SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+_pickle: Any = None
+_transport: Any = None
+
+
+def _load() -> None:
+    """Load what children will need, before they are made: an import in each costs more than the clone."""
+    global _pickle, _transport
+    if _transport is None:
+        import pickle
+
+        from . import _transport as transport
+
+        _pickle, _transport = pickle, transport
+
+
 class RemoteTraceback(Exception):
     """Stands as the cause of an exception that came from another process, with the traceback it had there as text."""
 
@@ -73,6 +90,10 @@ class ResultPage:
     def __init__(self, named: bool = False) -> None:
         self.fd = -1
         try:
+            _load()
+        except (ImportError, OSError):
+            pass  # with a full file table; what is needed is told of below, or loaded later
+        try:
             self._ours, self.theirs = _core.socketpair()
         except OSError as e:
             raise CloneError(e.errno or 0, step="socketpair(AF_UNIX)") from None
@@ -90,6 +111,7 @@ class ResultPage:
     @classmethod
     def arrived(cls, page: int, theirs: int) -> ResultPage:
         """The child's end of a named page, from the fds that were sent, which it takes over."""
+        _load()
         self = cls.__new__(cls)
         self.fd = self._ours = -1
         self.theirs = theirs
@@ -122,65 +144,69 @@ class ResultPage:
 
     # --- the child's side
 
-    def write_value(self, value: object, fallback: Callable[[], Any] | None = None) -> None:
-        """Hand a value over, or say why it cannot be."""
-        from ._transport import pack
-
+    def write_value(self, value: object, fallback: Callable[[], Any] | None = None) -> bool:
+        """Hand a value over, or say why it cannot be; whether it was handed over."""
+        if type(value) in _SCALARS:
+            _load()
+            data = _pickle.dumps(value, 5)
+            if len(data) <= SIZE - HEAD:
+                self._write_small(VALUE, data)
+                return True
+        _load()
         try:
-            packed = pack(value, fallback)
+            packed = _transport.pack(value, fallback)
         except Exception as e:
             from ._unpicklable import blame
 
             self._write_words(blame("the return value", value, e, fallback) + _ADVICE)
-        else:
-            self._write(VALUE, packed)
+            return False
+        return self._write(VALUE, packed)
 
     def write_exception(self, exception: BaseException, fallback: Callable[[], Any] | None = None) -> None:
         """Hand an exception over with its traceback as text; one that cannot be pickled is told of in words."""
-        import pickle
         import traceback
 
-        from ._transport import pack
-
+        _load()
         text = "".join(traceback.format_exception(exception))
         try:
             inner = _pickled_exception(exception, fallback)
             # A failing copy is better told of here, with the traceback, than found out there.
-            pickle.loads(inner)
+            _pickle.loads(inner)
         except Exception as e:
             from ._unpicklable import blame
 
             self._write_words(f"{blame('the exception', exception, e, fallback)}{_ADVICE}\n\n{text}")
         else:
-            self._write(RAISED, pack((text, inner)))
+            self._write(RAISED, _transport.pack((text, inner)))
 
     def _write_words(self, words: str) -> None:
-        from ._transport import pack
+        self._write(UNPICKLABLE, _transport.pack(words))
 
-        self._write(UNPICKLABLE, pack(words))
-
-    def _write(self, kind: int, packed: Packed) -> None:
+    def _write(self, kind: int, packed: Packed) -> bool:
         if packed.is_small and packed.length <= SIZE - HEAD:
-            self._view[HEAD : HEAD + packed.length] = packed.inline()
-            _LENGTH.pack_into(self._view, _LENGTH_AT, packed.length, 0)
-        else:
-            try:
-                table_at, table_length = self._send(packed)
-            except OSError as e:
-                self._write_words(f"the result of {packed.total} bytes could not be handed over: {e}")
-                return
-            finally:
-                packed.close()
-            _LENGTH.pack_into(self._view, _LENGTH_AT, table_at, table_length)
-            kind |= _LETTER
-        _WORD.pack_into(self._view, 4 * _KIND, kind)
+            self._write_small(kind, packed.inline())
+            return True
+        try:
+            table_at, table_length = self._send(packed)
+        except OSError as e:
+            self._write_words(f"the result of {packed.total} bytes could not be handed over: {e}")
+            return False
+        finally:
+            packed.close()
+        _LENGTH.pack_into(self._view, _LENGTH_AT, table_at, table_length)
+        _WORD.pack_into(self._view, 4 * _KIND, kind | _LETTER)
+        return True
+
+    def _write_small(self, kind: int, data: bytes) -> None:
+        view = self._view
+        view[HEAD : HEAD + len(data)] = data
+        _LENGTH.pack_into(view, _LENGTH_AT, len(data), 0)
+        _WORD.pack_into(view, 4 * _KIND, kind)
 
     def _send(self, packed: Packed) -> tuple[int, int]:
-        from ._transport import send_fds, write_letter
-
-        memfd, table_at, table_length = write_letter(packed)
+        memfd, table_at, table_length = _transport.write_letter(packed)
         try:
-            send_fds(self.theirs, [memfd, *packed.fds])
+            _transport.send_fds(self.theirs, [memfd, *packed.fds])
         finally:
             os.close(memfd)
         return table_at, table_length
@@ -223,20 +249,29 @@ class ResultPage:
 
     def read(self) -> Any:
         """The value; raises the exception that stands there, or ResultError. To be called once."""
-        import pickle
+        _load()
+        kind = self.word(_KIND)
+        if kind == VALUE:
+            length = self.word(_LENGTH_AT // 4)
+            try:
+                # A copy: what it is read from is unmapped as soon as it is read.
+                return _pickle.loads(bytes(self._view[HEAD : HEAD + length]))
+            except Exception as e:
+                raise ResultError(_NOT_HERE.format(type(e).__name__, e)) from e
+        return self._read(kind & ~_LETTER)
 
-        kind = self.kind()
+    def _read(self, kind: int) -> Any:
         try:
             answer = self._open()
         except Exception as e:
-            raise ResultError(f"the result came but cannot be unpickled here: {type(e).__name__}: {e}") from e
+            raise ResultError(_NOT_HERE.format(type(e).__name__, e)) from e
         if kind == VALUE:
             return answer
         if kind == UNPICKLABLE:
             raise ResultError(answer)
         text, inner = answer
         try:
-            exception = pickle.loads(inner)
+            exception = _pickle.loads(inner)
         except Exception as e:
             problem = f"an exception came but cannot be unpickled here: {type(e).__name__}: {e}\n\n{text}"
             raise ResultError(problem) from RemoteTraceback(text)
@@ -244,46 +279,38 @@ class ResultPage:
         raise exception
 
     def _open(self) -> Any:
-        from ._transport import read_letter, receive_fds, unpickle
-
         first, second = _LENGTH.unpack_from(self._view, _LENGTH_AT)
         if not self.word(_KIND) & _LETTER:
-            # A copy: what it is read from is unmapped as soon as it is read.
-            return unpickle(bytes(self._view[HEAD : HEAD + first]), ())
-        _, fds = receive_fds(self._ours)
+            return _transport.unpickle(bytes(self._view[HEAD : HEAD + first]), ())
+        _, fds = _transport.receive_fds(self._ours)
         try:
             missing = _letter_fds(fds, first, second) - len(fds)
             while missing > 0:
-                more = receive_fds(self._ours)[1]
+                more = _transport.receive_fds(self._ours)[1]
                 fds += more
                 missing -= len(more)
         except BaseException:
             for fd in fds:
                 os.close(fd)
             raise
-        return read_letter(fds, first, second)
+        return _transport.read_letter(fds, first, second)
 
 
 def _letter_fds(fds: list[int], table_at: int, table_length: int) -> int:
     """How many fds belong to a letter, by its own table."""
-    import pickle
-
-    count: int = pickle.loads(os.pread(fds[0], table_length, table_at))[2]
+    count: int = _pickle.loads(os.pread(fds[0], table_length, table_at))[2]
     return count + 1
 
 
 def _pickled_exception(exception: BaseException, fallback: Callable[[], Any] | None) -> bytes:
-    import pickle
-
-    from ._transport import pack
-
-    packed = pack(exception, fallback, out_of_band=False)
+    packed: Packed = _transport.pack(exception, fallback, out_of_band=False)
     if packed.fds:
         packed.close()
-        raise pickle.PicklingError("an exception cannot hold an fd across processes")
+        raise _pickle.PicklingError("an exception cannot hold an fd across processes")
     return packed.inline()
 
 
+_NOT_HERE: Final = "the result came but cannot be unpickled here: {}: {}"
 _ADVICE: Final = (
     ". A process with a memory of its own hands its result back by pickle; a light one (Share.VM) does not."
 )

@@ -107,6 +107,13 @@ def plans():
     one.tids, one.flags, one.joined, repr(one)
     refused(core.Plan, "x", 0)
 
+def copies_at_once(way):
+    page[:] = bytes(4096)
+    pid, pidfd, *_ = core.copied_call(copied, way, page)
+    if pid == 0:
+        os._exit(0)
+    os.close(pidfd)
+
 def maps():
     one = core.Mapping(-1, 65536, shared=True)
     view = one.view()[5:]
@@ -190,6 +197,7 @@ LOOPS = {
     "copied": "copies(0); copies(1); copies(2); refused(core.copied, copied, 0, b'read only'); "
     "copies(0, ((where, 4096, 10, 11),)); "
     "refused(core.copied, copied, 0, page, ((1, 1, 10, 11),)); refused(core.copied, copied, 0, page, (5,))",
+    "copied_call": "copies_at_once(0); copies_at_once(2); refused(core.copied_call, copied, 0, b'read only')",
     "exchange": "core.exchange(block, 0, 1, 1); refused(core.exchange, block, 1 << 20, 0, 0)",
     "finalizing": "core.finalizing()",
     "groups": "core.groups(tids, leaders, (1, 2, 3, 4, 5, 6)); refused(core.groups, tids, leaders[:4], (1,)); "

@@ -24,6 +24,10 @@
 
 enum sc_way { SC_FORK = 0, SC_FORK_THEN_CLONE = 1, SC_RAW = 2 };
 
+#ifndef P_PIDFD
+#define P_PIDFD 3
+#endif
+
 #define SC_GATE_PATIENCE_S 10
 
 /* At the start of the shared page. */
@@ -161,6 +165,35 @@ sc_copied(PyObject *module, PyObject *args)
         return PyErr_SetFromErrnoWithFilename(PyExc_OSError, step);
     }
     return Py_BuildValue("li", pid, pidfd);
+}
+
+/* copied_call(plan, way, page, ranges=()) -> (0, -1, 0, 0) in the child; in the creator, once it has ended, (pid, pidfd,
+   si_code, si_status), with an si_code of 0 where the status is not to be had. An exception that a signal handler raises
+   meanwhile ends the child. In one call, because what Python code touches after a clone is copied page by page. */
+PyObject *
+sc_copied_call(PyObject *module, PyObject *args)
+{
+    PyObject *made = sc_copied(module, args);
+    long pid;
+    int pidfd;
+    if (!made || !PyArg_ParseTuple(made, "li", &pid, &pidfd)) return NULL;
+    Py_DECREF(made);
+    siginfo_t info = {0};
+    long answer = 0;
+    while (pid) {
+        Py_BEGIN_ALLOW_THREADS
+        answer = sc_raw5(SYS_waitid, P_PIDFD, pidfd, &info, WEXITED | __WALL, 0);
+        Py_END_ALLOW_THREADS
+        if (answer != -EINTR) break;
+        if (PyErr_CheckSignals() < 0) {
+            sc_raw4(SYS_pidfd_send_signal, pidfd, SIGKILL, 0, 0);
+            while (sc_raw5(SYS_waitid, P_PIDFD, pidfd, &info, WEXITED | __WALL, 0) == -EINTR) {
+            }
+            sc_raw1(SYS_close, pidfd);
+            return NULL;
+        }
+    }
+    return Py_BuildValue("liii", pid, pidfd, answer < 0 ? 0 : info.si_code, info.si_status);
 }
 
 /* single_threaded() -> whether this process has one thread and shares its memory with nobody. */

@@ -269,6 +269,7 @@ PyObject *sc_syscall(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 
 /* --- copied.c: memory copied */
 PyObject *sc_copied(PyObject *module, PyObject *args);
+PyObject *sc_copied_call(PyObject *module, PyObject *args);
 PyObject *sc_kill_self_after(PyObject *module, PyObject *args);
 PyObject *sc_death_signal(PyObject *module, PyObject *args);
 PyObject *sc_single_threaded(PyObject *module, PyObject *unused);

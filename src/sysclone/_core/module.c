@@ -49,6 +49,7 @@ static PyMethodDef sc_methods[] = {
     {"reap_later", sc_reap_later_py, METH_VARARGS, "reap_later(pidfd): takes it, and reaps the child at a later call."},
     {"hold", sc_hold, METH_VARARGS, "hold(plan, fd) -> (pid, pidfd, stack): a task that is there until the pipe is closed."},
     {"copied", sc_copied, METH_VARARGS, "copied(plan, way, page, ranges=()) -> (pid, pidfd), (0, -1) in the child"},
+    {"copied_call", sc_copied_call, METH_VARARGS, "copied_call(plan, way, page, ranges=()) -> (pid, pidfd, si_code, si_status)"},
     {"address_of", sc_address_of, METH_O, "address_of(buffer) -> (address, length)"},
     {"socketpair", sc_socketpair, METH_NOARGS, "socketpair(2), AF_UNIX, SOCK_SEQPACKET"},
     {"exchange", sc_exchange, METH_VARARGS, "exchange(buffer, index, expected, desired) -> the word that stood there"},
