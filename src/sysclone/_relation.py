@@ -55,6 +55,11 @@ class Relation:
     flags: Clone
     exit_signal: int
 
+    @property
+    def made_with(self) -> str:
+        """Flags and exit signal, as strace prints them: "CLONE_VM|SIGCHLD"."""
+        return format_flags(int(self.flags), self.exit_signal)
+
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain data for JSON."""
         return {
@@ -80,8 +85,7 @@ class Relation:
             lines.append(f"in other namespaces: {', '.join(names(self.other)).lower()}")
         if self.unseen:
             lines.append(f"namespaces that may not be looked at: {', '.join(names(self.unseen)).lower()}")
-        told = format_flags(int(self.flags), self.exit_signal)
-        lines.append(f"{self.creator} would make such a {made} with: {told}")
+        lines.append(f"{self.creator} would make such a {made} with: {self.made_with}")
         return "\n".join(lines)
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from ._trace_lives import Life, Lives
 
-_NANOSECOND = 0.001
-
 
 def write_chrome(lives: Lives, out: TextIO, epoch: float = 0.0) -> None:
     """Write the whole trace as one JSON object, an event a line.
@@ -49,52 +47,56 @@ def chrome_events(lives: Lives) -> Iterator[dict[str, Any]]:
             names.add(life.pid)
             yield {"ph": "M", "name": "process_name", "pid": life.pid, "tid": life.pid, "args": {"name": life.name}}
         yield {"ph": "M", "name": "thread_name", "pid": life.pid, "tid": life.tid, "args": {"name": life.name}}
+    clock = _Clock(lives)
+    free: dict[tuple[int, int], int] = {}
     for life in lives.all:
-        yield from _life(lives, life)
+        # A call may have begun before the end of the one whose id its child then got.
+        track = life.pid, life.tid
+        begin = max(clock.nanoseconds(life.began), free.get(track, 0))
+        free[track] = max(begin, clock.nanoseconds(lives.ended if life.ended is None else life.ended))
+        yield from _life(life, clock, begin, free[track])
 
 
-def _life(lives: Lives, life: Life) -> Iterator[dict[str, Any]]:
-    end = lives.ended if life.ended is None else life.ended
+class _Clock:
+    """Whole nanoseconds: what is rounded one by one would not nest any more."""
+
+    def __init__(self, lives: Lives) -> None:
+        self._began = lives.began
+
+    def nanoseconds(self, time: float) -> int:
+        return round((time - self._began) * 1e9)
+
+
+def _span(begin: int, end: int) -> dict[str, float]:
+    return {"ts": begin / 1000, "dur": (end - begin) / 1000}
+
+
+def _life(life: Life, clock: _Clock, begin: int, end: int) -> Iterator[dict[str, Any]]:
     track = {"pid": life.pid, "tid": life.tid}
 
-    def at(time: float) -> float:
-        return round((time - lives.began) * 1e6, 3)
+    def at(time: float) -> int:
+        return min(max(clock.nanoseconds(time), begin), end)
 
-    def span(began: float, ended: float) -> dict[str, float]:
-        return {"ts": at(began), "dur": max(round((ended - began) * 1e6, 3), _NANOSECOND)}
+    def mark(name: str, kind: str, time: float, **more: Any) -> dict[str, Any]:
+        return {"ph": "i", "s": "t", "name": name, "cat": kind, **track, "ts": at(time) / 1000, **more}
 
     kind = life.stretches[0].kind
-    yield {"ph": "X", "name": life.name, "cat": kind, **track, **span(life.began, end), "args": _about(life)}
+    yield {"ph": "X", "name": life.name, "cat": kind, **track, **_span(begin, end), "args": _about(life)}
     for place, program in enumerate(life.execs):
-        until = life.execs[place + 1].time if place + 1 < len(life.execs) else end
-        argv = {"argv": " ".join(program.argv or ()), "path": program.path}
-        yield {
-            "ph": "X",
-            "name": program_name(program),
-            "cat": "program",
-            **track,
-            **span(program.time, until),
-            "args": argv,
-        }
-        yield {
-            "ph": "i",
-            "s": "t",
-            "name": f"exec {program.path}",
-            "cat": "exec",
-            **track,
-            "ts": at(program.time),
-            "args": argv,
-        }
-    if isinstance(life.birth, CloneEvent) and life.creator is not None:
+        until = at(life.execs[place + 1].time) if place + 1 < len(life.execs) else end
+        args = {"argv": " ".join(program.argv or ()), "path": program.path}
+        span = _span(at(program.time), until)
+        yield {"ph": "X", "name": program_name(program), "cat": "program", **track, **span, "args": args}
+        yield mark(f"exec {program.path}", "exec", program.time, args=args)
+    creator = life.creator
+    if isinstance(life.birth, CloneEvent) and creator is not None:
         arrow = {"name": life.birth.call, "cat": "birth", "id": life.place}
-        creator = life.creator
-        yield {"ph": "s", **arrow, "pid": creator.pid, "tid": creator.tid, "ts": at(life.birth.time)}
-        yield {"ph": "f", "bp": "e", **arrow, **track, "ts": at(life.began)}
+        yield {"ph": "s", **arrow, "pid": creator.pid, "tid": creator.tid, "ts": clock.nanoseconds(life.began) / 1000}
+        yield {"ph": "f", "bp": "e", **arrow, **track, "ts": begin / 1000}
     for change in life.changes:
-        name = f"{change.call} {format_flags(change.word)}"
-        yield {"ph": "i", "s": "t", "name": name, "cat": "change", **track, "ts": at(change.time)}
+        yield mark(f"{change.call} {format_flags(change.word)}", "change", change.time)
     for refused in life.failed:
-        yield {"ph": "i", "s": "t", "name": failure(refused), "cat": "failed", **track, "ts": at(refused.time)}
+        yield mark(failure(refused), "failed", refused.time)
 
 
 def _about(life: Life) -> dict[str, Any]:

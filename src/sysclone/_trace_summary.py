@@ -122,9 +122,13 @@ class Summary:
             yield "  ".join(cells).rstrip()
         yield ""
         failed = f", {self.failed_execs} that failed" if self.failed_execs else ""
-        yield f"{self.tasks} tasks and {self.execs} programs{failed} in {duration(self.seconds)}"
+        yield f"{_many(self.tasks, 'task')} and {_many(self.execs, 'program')}{failed} in {duration(self.seconds)}"
         for name, count in sorted(self.changes.items(), key=lambda pair: -pair[1]):
-            yield f"{count} times {name}"
+            yield f"{_many(count, 'time')} {name}"
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def _kind(kinds: dict[tuple[str, str], Kind], event: CloneEvent) -> Kind:

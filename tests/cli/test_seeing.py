@@ -134,6 +134,7 @@ def test_matrix_of_pairs(sysclone, sysclone_json, tasks):
     cells = next(line.split() for line in text.splitlines() if line.split()[:1] == [words[1]])
 
     assert "M.D...." in cells
+    assert re.search(rf"^  {words[2]} +a thread of {words[0]} .*except for its own cwd", text, re.MULTILINE)
     assert re.search(rf"^  {words[0]} +{words[1]} +CLONE_VM\|CLONE_FS\|SIGCHLD$", text, re.MULTILINE)
     assert pairs[os.getpid(), tasks["thread"]]["flags"] == [
         "CLONE_VM", "CLONE_FILES", "CLONE_SIGHAND", "CLONE_THREAD", "CLONE_SYSVSEM",

@@ -206,3 +206,14 @@ def test_what_is_shared(kind):
 
     assert {head for head, cell in cells.items() if cell in ("shared", "same")} == set(SHARED_BY[kind].split())
     assert len(rows) == len(SHARED_BY)
+
+
+def test_who_shares():
+    """A thread shares what pthread_create shares but what it unshared, a light process what it was made with, a copy nothing."""
+    flags = dict(re.split(r"  +", line) for line in example("who_shares")[:4])
+
+    assert set(flags["a thread"].split("|")) - set(flags["a thread with a cwd of its own"].split("|")) == {"CLONE_FS"}
+    assert "CLONE_THREAD" in flags["a thread"]
+    assert flags["a light process"] == "CLONE_VM|CLONE_FILES|SIGCHLD"
+    assert flags["a copied process"] == "SIGCHLD"
+    assert example("who_shares")[4].endswith("True")

@@ -1,4 +1,4 @@
-"""Show what each two of some tasks share, and the clone flags that would make such a pair."""
+"""Show what each two of some tasks share, the clone flags that would make such a pair, and why each task is as it is."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 import itertools
 import json
 
-from .._flags import Share, format_flags
-from .._inspect import look_at, process_of
-from .._relation import relate
+from .._flags import Share
+from .._inspect import inspect
+from .._relation import explain_task, relate
 from .._sharing import RESOURCES
 from ._marks import LETTERS, RESOURCES_TOLD, UNKNOWN, positive
 from ._table import show
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Look, and print."""
     tids = list(dict.fromkeys(args.tids))
-    seen = look_at([(process_of(tid), tid) for tid in tids])
+    seen = inspect(tids)
     for tid in tids:
         if tid not in seen:
             raise ProcessLookupError(3, f"task {tid} ended while it was looked at")
@@ -43,11 +43,10 @@ def run(args: argparse.Namespace) -> int:
     show("What each two share", ["", *map(str, tids)], rows)
     if pairs:
         print()
-        told = [
-            [str(pair.creator), str(_made(pair)), format_flags(int(pair.flags), pair.exit_signal)]
-            for pair in pairs.values()
-        ]
+        told = [[str(pair.creator), str(_made(pair)), pair.made_with] for pair in pairs.values()]
         show("What would make such a pair", ["creator", "made", "flags"], told)
+    print()
+    show("Why they are as they are", ["task", "what it is"], [[str(tid), explain_task(seen, tid)] for tid in tids])
     print(f"\n{RESOURCES_TOLD}, P process; . not shared, {UNKNOWN} may not be looked at")
     return 0
 

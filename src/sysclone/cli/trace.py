@@ -151,7 +151,7 @@ def _writer(args: argparse.Namespace, command: list[str], out: TextIO) -> AnyWri
         name = "json summary" if name == "summary" else "json"
     writer = JsonSummaryWriter(out) if name == "json summary" else FORMATS[name](out)
     if isinstance(writer, AtTheEnd):
-        writer.command = command
+        writer.command = command or ([f"-p {args.pid}"] if args.pid is not None else ["--system"])
     return writer
 
 
