@@ -11,20 +11,31 @@ import threading
 import time
 
 import pytest
+from executor_calls import (
+    FRESH,
+    NAMES,
+    VARIANTS,
+    Nowhere,
+    add,
+    blocks,
+    fails,
+    makes_a_lock,
+    never,
+    raises_awkward,
+    whoami,
+)
 from helpers import SECONDS, ended, state
 
 import sysclone
-from sysclone import Context, Executor, Share
+from sysclone import Context, Descriptor, Executor, Share
 
-KINDS = ("light", "copied")
-VARIANTS = [(kind, calls) for kind in KINDS for calls in (1, None)]
+KINDS = ("light", "copied", "fresh")
 
 
-@pytest.fixture(params=VARIANTS, ids=[f"{kind}-{'warm' if calls is None else 'once'}" for kind, calls in VARIANTS])
+@pytest.fixture(params=VARIANTS, ids=NAMES)
 def executor(request):
     """An executor of each kind, with a process a call and with warm workers, two at once."""
-    kind, calls = request.param
-    with Executor(2, kind=kind, tasks_per_worker=calls) as one:
+    with Executor(2, **request.param) as one:
         yield one
 
 
@@ -35,35 +46,12 @@ def copied(request):
         yield one
 
 
-def add(a, b=0):
-    return a + b
-
-
-def whoami():
-    return os.getpid(), os.getppid()
-
-
-def never():
-    while True:
-        time.sleep(0.01)
-
-
-def blocks(fd):
-    """Tell its pid and wait for what does not come."""
-    os.write(fd, os.getpid().to_bytes(4, "little"))
-    os.read(os.pipe()[0], 1)
-
-
-def fails():
-    raise LookupError("not there")
-
-
 @contextlib.contextmanager
-def running(executor, fn=blocks, **options):
+def running(executor, **options):
     """A call that is known to run: its future and its pidfd."""
     reads, writes = os.pipe()
     try:
-        future = executor.options(**options).submit(fn, writes)
+        future = executor.options(**options).submit(blocks, Descriptor(writes))
         pidfd = os.pidfd_open(int.from_bytes(os.read(reads, 4), "little"))
     finally:
         os.close(reads)
@@ -90,6 +78,37 @@ def test_results_and_errors_come_back(executor):
     assert executor.submit(add, 1, b=2).result(SECONDS) == 3
     with pytest.raises(LookupError, match="not there"):
         executor.submit(fails).result(SECONDS)
+
+
+def test_a_fresh_process_for_each_call():
+    """Its own child, with nothing of this program's; a lambda crosses by value; errors, limits and cancel as elsewhere."""
+    with Executor(2, **FRESH) as executor:
+        pid, parent = executor.submit(whoami).result(SECONDS)
+        assert (pid != os.getpid(), parent) == (True, os.getpid())
+        assert executor.submit(lambda: "test_executor" in sys.modules).result(SECONDS) is False
+        assert "in fails" in str(executor.submit(fails).exception(SECONDS).__cause__)
+        with running(executor, timeout=0.3) as (future, pidfd):
+            assert isinstance(future.exception(SECONDS), sysclone.TaskTimeout)
+            assert ended(pidfd)
+        assert list(executor.map(add, range(6), chunksize=3)) == list(range(6))
+        assert isinstance(executor.submit(signal.raise_signal, 9).exception(SECONDS), sysclone.TaskKilled)
+
+
+def test_a_zygote_that_dies_is_replaced():
+    """The executor goes on with another zygote."""
+    with Executor(1, **FRESH) as executor:
+        executor.submit(add, 1).result(SECONDS)
+        os.kill(executor._manager.zygote.pid, signal.SIGKILL)
+        assert executor.submit(add, 2).result(SECONDS) == 2
+
+
+def test_a_preload_that_raises_is_the_calls_error():
+    """With the traceback of the module."""
+    with Executor(1, kind="fresh", preload=["no_such_module"]) as executor:
+        error = executor.submit(add, 1).exception(SECONDS)
+
+    assert isinstance(error, sysclone.ZygoteError)
+    assert "no_such_module" in str(error)
 
 
 def test_a_copied_call_brings_its_traceback(copied):
@@ -335,28 +354,6 @@ def test_a_result_that_cannot_be_pickled_is_named(copied):
     assert copied.submit(add, 1).result(SECONDS) == 1
 
 
-class Holder:
-    """Something with an attribute that cannot be pickled."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-
-
-def makes_a_lock():
-    return Holder()
-
-
-class Awkward(Exception):
-    """Cannot be unpickled."""
-
-    def __init__(self, one, two):
-        super().__init__(one)
-
-
-def raises_awkward():
-    raise Awkward(1, 2)
-
-
 def test_an_exception_that_cannot_be_unpickled_is_told_in_words(copied):
     """Its name and traceback come as text."""
     error = copied.submit(raises_awkward).exception(SECONDS)
@@ -389,13 +386,6 @@ def test_a_function_that_came_after_the_worker_is_found():
             assert executor.submit(module.f).result(SECONDS) != first
         finally:
             del sys.modules["made_late"]
-
-
-class Nowhere:
-    """Leads to a module that is in no process."""
-
-    def __reduce__(self):
-        return __import__, ("made_never",)
 
 
 def test_a_function_that_nobody_finds_is_an_error():
@@ -437,6 +427,9 @@ def test_a_worker_that_loses_its_socket_is_replaced():
         ({"context": Context(parent="sibling")}, "context"),
         ({"context": Context(share=Share.FILES), "tasks_per_worker": None}, "context"),
         ({"at_exit": "hope"}, "at_exit"),
+        ({"kind": "copied", "preload": ["json"]}, "preload"),
+        ({"kind": "fresh", "preload": "json"}, "preload"),
+        ({"kind": "fresh", "context": Context(share=Share.FS)}, "share"),
     ],
 )
 def test_a_wrong_request_is_refused(keywords, field):

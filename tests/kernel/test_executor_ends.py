@@ -13,35 +13,23 @@ import time
 import weakref
 
 import pytest
+from executor_calls import NAMES, VARIANTS, add, nested
 from features import requires
 from helpers import SECONDS, SOURCES, ended, in_subprocess
 
 from sysclone import Executor, _core
 
-VARIANTS = [(kind, calls) for kind in ("light", "copied") for calls in (1, None)]
 
-
-@pytest.fixture(params=VARIANTS, ids=[f"{kind}-{'warm' if calls is None else 'once'}" for kind, calls in VARIANTS])
+@pytest.fixture(params=VARIANTS, ids=NAMES)
 def variant(request):
     """The keywords of an executor of each kind, with a process a call and with warm workers."""
-    kind, calls = request.param
-    return {"kind": kind, "tasks_per_worker": calls}
-
-
-def add(a, b=0):
-    return a + b
+    return request.param
 
 
 def leave_by_an_exception(executor, futures):
     with executor:
         futures.append(executor.submit(time.sleep, 60))
         raise LookupError
-
-
-def nested(kind):
-    """An executor within a call of another."""
-    with Executor(2, kind=kind) as inner:
-        return sum(inner.map(add, range(5))), inner.submit(os.getppid).result(SECONDS) == os.getpid()
 
 
 def test_shutdown_waits_for_all_calls(variant):

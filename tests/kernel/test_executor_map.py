@@ -3,52 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import os
 import threading
-import time
 
 import pytest
+from executor_calls import NAMES, VARIANTS, dies, halves, naps, slow, square
 from helpers import SECONDS, in_subprocess
 
 import sysclone
 from sysclone import Executor
 from sysclone.executor import _map
 
-VARIANTS = [(kind, calls) for kind in ("light", "copied") for calls in (1, None)]
 
-
-@pytest.fixture(params=VARIANTS, ids=[f"{kind}-{'warm' if calls is None else 'once'}" for kind, calls in VARIANTS])
+@pytest.fixture(params=VARIANTS, ids=NAMES)
 def executor(request):
     """An executor of each kind, with a process a call and with warm workers."""
-    kind, calls = request.param
-    with Executor(2, kind=kind, tasks_per_worker=calls) as one:
+    with Executor(2, **request.param) as one:
         yield one
-
-
-def square(x):
-    return x * x
-
-
-def halves(x):
-    if x == 7:
-        raise LookupError("seven")
-    return x / 2
-
-
-def naps(x):
-    time.sleep(60 if x == 5 else 0.001)
-    return x
-
-
-def dies(x):
-    if x == 5:
-        os.kill(os.getpid(), 9)
-    return x
-
-
-def slow(x):
-    time.sleep(0.03)
-    return os.getpid()
 
 
 def test_the_results_come_in_order(executor):

@@ -1,4 +1,4 @@
-"""The page that a warm worker and its executor both see: how far the worker has come.
+"""The page that a worker and its executor both see: how far the worker has come.
 
 The worker writes which item it is at and since when, before it begins with it; the executor looks there when a time is
 over or the worker has died. Nobody waits on it.
@@ -6,12 +6,15 @@ over or the worker has died. Nobody waits on it.
 
 from __future__ import annotations
 
-import mmap
+import os
 import struct
+
+from .._memory import create, map_fd
+from .._transport import Descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Any, Final
 
 SIZE: Final = 4096
 _ITEM: Final = struct.Struct("=qd")
@@ -19,22 +22,52 @@ _CALL: Final = struct.Struct("=q")
 
 
 class Board:
-    """One worker's page: the call it is at, the item of it, and when that began (time.monotonic)."""
+    """One worker's page: the call it is at, the item of it, and when that began (time.monotonic).
 
-    def __init__(self) -> None:
-        self._map = mmap.mmap(-1, SIZE)
+    Args:
+        named: whether it is for a process that does not inherit it: then it can be pickled along until close_fd().
+    """
+
+    def __init__(self, named: bool = False) -> None:
+        self._fd = -1
+        if named:
+            self._fd = create("sysclone-board")
+            os.ftruncate(self._fd, SIZE)
+        self._map(self._fd)
         self.begin(-1, -1, 0.0)
+
+    def _map(self, fd: int) -> None:
+        self._mapping = map_fd(fd, SIZE, shared=True)
+        self._view = self._mapping.view()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrived, (Descriptor(self._fd),)
+
+    def close_fd(self) -> None:
+        """It has been sent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def begin(self, call: int, item: int, now: float) -> None:
         """The worker begins with an item of a call."""
-        _ITEM.pack_into(self._map, 8, item, now)
-        _CALL.pack_into(self._map, 0, call)
+        _ITEM.pack_into(self._view, 8, item, now)
+        _CALL.pack_into(self._view, 0, call)
 
     def read(self) -> tuple[int, int, float]:
         """The call, the item, and the moment it began."""
-        item, since = _ITEM.unpack_from(self._map, 8)
-        return _CALL.unpack_from(self._map, 0)[0], item, since
+        item, since = _ITEM.unpack_from(self._view, 8)
+        return _CALL.unpack_from(self._view, 0)[0], item, since
 
     def close(self) -> None:
         """Let go of the page."""
-        self._map.close()
+        self.close_fd()
+        self._view.release()
+        self._mapping.close()
+
+
+def _arrived(descriptor: Descriptor) -> Board:
+    board = Board.__new__(Board)
+    board._fd = -1
+    board._map(descriptor.fileno())
+    return board

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
+from .._fresh import cloudpickler, main_module
 from . import _channel
 from ._future import Future
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from ._workers import Worker
 
 _numbers = itertools.count(1)
+_SEARCHED = 1 << 20
 
 
 class Call:
@@ -69,6 +72,15 @@ class Call:
         except Exception as e:
             args = self.args if self.items is None else self.items
             raise _channel.refused(self.fn, args, self.kwargs) from e
+
+    def main(self) -> tuple[str, str] | None:
+        """The main module, where a fresh worker has to import it for this call."""
+        if cloudpickler() is not None or self.packed is None:
+            return None
+        if not any(b"__main__" in bytes(piece) for piece in self.packed.pieces if len(piece) < _SEARCHED):
+            return None
+        sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
+        return main_module()
 
     @property
     def each(self) -> bool:

@@ -16,7 +16,7 @@ import struct
 
 from .._errors import ResultError
 from .._result import RemoteTraceback
-from .._transport import LEAST_OUT_OF_BAND, Packed, read_letter, receive_fds, send_fds, write_letter
+from .._transport import LEAST_OUT_OF_BAND, Packed, pack_with, read_letter, receive_fds, send_fds, write_letter
 from .._transport import pack as pack_anything
 from .._unpicklable import blame
 
@@ -76,26 +76,18 @@ def pack(value: object, by_value: bool = False) -> Packed:
     Raises:
         Exception: it cannot be pickled; see `refused`.
     """
-    if by_value and _cloudpickler() is not None:
-        return pack_anything(value, _cloudpickler())
+    pickler = _cloudpickler() if by_value else None
+    if pickler is not None:
+        return pack_with(pickler, value)
     chunks: list[Any] = []
     try:
         pickle.Pickler(_Sink(chunks.append), 5, buffer_callback=_in_band).dump(value)
     except Exception:
-        return _pack_anything(value)
+        return pack_anything(value, _cloudpickler)
     packed = Packed()
     packed.pieces = chunks
     packed.length = sum(map(len, chunks))
     return packed
-
-
-def _pack_anything(value: object) -> Packed:
-    try:
-        return pack_anything(value)
-    except Exception:
-        if _cloudpickler() is None:
-            raise
-    return pack_anything(value, _cloudpickler())
 
 
 @functools.cache
@@ -114,7 +106,7 @@ def refused(fn: object, args: object, kwargs: object) -> ResultError:
         text = why_not(name, part)
         if text:
             if part is fn and _cloudpickler() is None:
-                text += ". cloudpickle takes lambdas and closures along: pip install 'sysclone[cloudpickle]'"
+                text += ". cloudpickle takes lambdas and closures along: pip install 'sysclone[fresh]'"
             return ResultError(text)
     return ResultError("the call as a whole cannot be pickled")
 
@@ -122,9 +114,9 @@ def refused(fn: object, args: object, kwargs: object) -> ResultError:
 def why_not(what: str, value: object) -> str:
     """Which part of an object cannot be pickled; empty where it can be."""
     try:
-        _pack_anything(value).close()
+        pack_anything(value, _cloudpickler).close()
     except Exception as e:
-        return blame(what, value, e, _cloudpickler())
+        return blame(what, value, e, _cloudpickler)
     return ""
 
 

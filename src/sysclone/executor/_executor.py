@@ -143,6 +143,7 @@ class Executor(_Calls):
         files: how many files it may open beyond those that its process begins with.
         processes: how many processes and threads it may have at once beside itself.
         context: what its process shares, what is new in it; a sysclone.Context.
+        preload: names of modules that fresh processes have imported already.
         name: of the manager's thread.
         at_exit: "wait" or "cancel": what becomes of calls that run at interpreter exit.
 
@@ -163,6 +164,7 @@ class Executor(_Calls):
         files: int | None = None,
         processes: int | None = None,
         context: Context | None = None,
+        preload: Iterable[str] = (),
         name: str = "sysclone executor",
         at_exit: Literal["wait", "cancel"] = "wait",
     ) -> None:
@@ -186,7 +188,9 @@ class Executor(_Calls):
             )
         if at_exit not in _AT_EXIT:
             raise ContextError(f"at_exit={at_exit!r}: one of {', '.join(map(repr, _AT_EXIT))}", field="at_exit")
-        self._manager = Manager(kind, workers, calls, name, at_exit)
+        if isinstance(preload, str) or (preload and kind != "fresh"):
+            raise ContextError(f"preload={preload!r}: names of modules, for kind='fresh'", field="preload")
+        self._manager = Manager(kind, workers, calls, tuple(preload), name, at_exit)
 
     @property
     def kind(self) -> str:

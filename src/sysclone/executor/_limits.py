@@ -8,11 +8,12 @@ import signal
 from .. import _core
 from .._errors import CloneError, Unsupported
 from .._flags import Share
+from .._transport import Descriptor
 from ._groups import Group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Any, Final
 
     from ._options import Spec
 
@@ -55,6 +56,10 @@ class Limits:
         """The creator's copies of the fds, once the process has its own; in a shared table it closes them itself."""
         for fd in () if self._shared_table else self.enter:
             os.close(fd)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        plain = {name: getattr(self, name) for name in self.__slots__ if name != "enter"}
+        return _arrived, (plain, [Descriptor(fd) for fd in self.enter])
 
     def apply(self) -> None:
         """In the process itself, once.
@@ -140,6 +145,14 @@ def _is_open(fd: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _arrived(plain: dict[str, Any], enter: list[Descriptor]) -> Limits:
+    limits = Limits.__new__(Limits)
+    limits.enter = [descriptor.detach() for descriptor in enter]
+    for name, value in plain.items():
+        setattr(limits, name, value)
+    return limits
 
 
 # --- processor time, for each call anew

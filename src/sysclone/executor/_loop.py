@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 
+from .._zygote_main import import_main
 from . import _channel
 from ._limits import start_cpu_clock, stop_cpu_clock
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final, NoReturn
 
+    from .._transport import Descriptor
     from ._board import Board
     from ._limits import Limits
 
@@ -73,7 +75,8 @@ class Server:
 
     def __call__(self) -> None:
         """Serve until told to end, or until the executor is gone."""
-        os.close(self._other)
+        if self._other >= 0:
+            os.close(self._other)
         self._limits.apply()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=self._fd)
         while True:
@@ -135,6 +138,13 @@ class Server:
         self._board.begin(number, 0, time.monotonic())
         values, exception = run_chunk(fn, items, many, begin if each else None)
         return values, None if exception is None else portable(exception)
+
+
+def serve_fresh(sock: Descriptor, board: Board, limits: Limits, main: tuple[str, str] | None) -> None:
+    """The same in a fresh process, with the program's main module imported if its first call needs that."""
+    if main is not None:
+        import_main(*main)
+    Server(sock.detach(), -1, board, limits)()
 
 
 def _exit(e: SystemExit) -> NoReturn:

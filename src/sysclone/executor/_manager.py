@@ -23,6 +23,7 @@ from collections import Counter, deque
 
 from .._errors import CloneError, ResultError, TaskTimeout
 from .._task import STOP_PATIENCE
+from .._zygote import Zygote
 from . import _reasons
 from ._callbacks import Callbacks
 from ._workers import MAKERS, OnceLight, Outcome, Worker
@@ -52,7 +53,15 @@ class Manager:
         at_exit: "wait" or "cancel": what becomes of the calls at interpreter exit.
     """
 
-    def __init__(self, kind: str, max_workers: int, tasks_per_worker: int | None, name: str, at_exit: str) -> None:
+    def __init__(
+        self,
+        kind: str,
+        max_workers: int,
+        tasks_per_worker: int | None,
+        preload: tuple[str, ...],
+        name: str,
+        at_exit: str,
+    ) -> None:
         self.kind = kind
         self.max_workers = max_workers
         self.tasks_per_worker = tasks_per_worker
@@ -60,6 +69,8 @@ class Manager:
         self.packs = self.warm and kind != "light"
         # A light process is made sooner than another thread is woken.
         self.starts_here = not self.warm and kind == "light"
+        self.preload = preload
+        self.zygote: Zygote | None = None
         self.name = name
         self.at_exit = at_exit
         self.pid = os.getpid()
@@ -72,7 +83,7 @@ class Manager:
         self._pending: deque[Call] = deque()
         self._idle: dict[Spec, list[Worker]] = {}
         self._workers: set[Worker] = set()
-        self._starting = 0
+        self._starting: set[Call] = set()
         self._stuck: set[Worker] = set()
         self._cancelled: deque[Call] = deque()
         self._let_go: deque[Worker] = deque()
@@ -116,7 +127,7 @@ class Manager:
                 worker = self._reserve(call) if self.warm else None
                 here = self.starts_here and not call.options.spec.limited and self._has_room() and call.future._begin()
             if here:
-                self._starting += 1
+                self._starting.add(call)
             elif worker is None:
                 self._pending.append(call)
                 self._poke()
@@ -138,6 +149,7 @@ class Manager:
             self._closing = True
             calls = list(self._pending) if cancel_pending or cancel_running else []
             if cancel_running:
+                calls += self._starting
                 calls += [worker.call for worker in self._workers if worker.call is not None]
             self._poke()
         for call in calls:
@@ -285,6 +297,8 @@ class Manager:
                     break
         except BaseException as e:
             self._fail(e)
+        if self.zygote is not None:
+            self.zygote.close()
         self._callbacks.close()
         LIVE.discard(self)
 
@@ -475,8 +489,6 @@ class Manager:
         with self._lock:
             if call is not None:
                 self._note_time(worker, call, time.monotonic())
-            if worker.why == "timeout":
-                self.counts["timed_out"] += 1
             if worker.warm and worker.retired_at is None:
                 self.counts["lost"] += 1
             self._workers.discard(worker)
@@ -491,6 +503,7 @@ class Manager:
         call.forget()
         if future._settle(outcome.value, outcome.exception):
             self.counts["done" if outcome.exception is None else "failed"] += 1
+            self.counts["timed_out"] += isinstance(outcome.exception, TaskTimeout)
             if future._has_callbacks():
                 self._callbacks.run(future)
 
@@ -597,14 +610,15 @@ class Manager:
                 self._pending.popleft()
                 if worker is None and not call.future._begin():
                     continue
-                self._starting += worker is None
+                if worker is None:
+                    self._starting.add(call)
             if worker is not None:
                 self._hand(worker, call)
             else:
                 self._start(call)
 
     def _has_room(self) -> bool:
-        return len(self._workers) + self._starting < self.max_workers
+        return len(self._workers) + len(self._starting) < self.max_workers
 
     def _make_room(self, call: Call) -> None:
         """All places are taken: an idle worker that is made otherwise has to go. Under the lock."""
@@ -617,13 +631,13 @@ class Manager:
         """Make a process for a call, its place being counted already. In any thread, without the lock."""
         worker = None
         try:
-            worker = self._maker(call.options.spec)
+            worker = self._maker(call.options.spec, self._zygote())
             worker.start(call)
         except BaseException as e:
             self._not_started(call, e)
             return
         with self._lock:
-            self._starting -= 1
+            self._starting.discard(call)
             self._workers.add(worker)
             self.counts["started"] += 1
             self.memory_by = worker.memory_by or self.memory_by
@@ -643,6 +657,12 @@ class Manager:
         if self.warm:
             self._hand(worker, call)
 
+    def _zygote(self) -> Zygote | None:
+        """Of a fresh executor, its own: made in the manager's thread, whose end is the death signal of its tasks."""
+        if self.kind == "fresh" and self.zygote is None:
+            self.zygote = Zygote((__package__, "resource", *self.preload))
+        return self.zygote
+
     def _listen_to(self, worker: Worker) -> None:
         assert self._epoll is not None
         for fd, method in worker.fds():
@@ -651,7 +671,7 @@ class Manager:
 
     def _not_started(self, call: Call, e: BaseException) -> None:
         with self._lock:
-            self._starting -= 1
+            self._starting.discard(call)
             again = self.warm and any(one.spec == call.options.spec for one in self._workers)
             if again:  # those that are there will come to it
                 call.future._withdraw()

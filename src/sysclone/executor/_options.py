@@ -5,6 +5,7 @@ from __future__ import annotations
 from .._api import Context
 from .._errors import ContextError
 from .._flags import Share
+from .._fresh import check as check_fresh
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ def _context(kind: str, context: Context | None) -> Context:
     if (kind == "light") != (Share.VM in context.share):
         problem = "shares no memory, and a light process does" if kind == "light" else "shares memory (Share.VM)"
         raise ContextError(f"kind={kind!r} with {context!r}: it {problem}", field="context")
+    if kind == "fresh":
+        check_fresh(context)
     if context.parent != "caller" or Share.THREAD in context.share or context.suspend_caller:
         raise ContextError(
             f"{context!r}: an executor ends and waits for what it starts: no sibling, no thread (Share.THREAD), and no "

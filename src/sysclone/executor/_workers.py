@@ -12,21 +12,24 @@ import socket
 import time
 
 from .. import _call, _copied_task, _core, _light_task
+from .._copied_task import CopiedTask
 from .._errors import Cancelled, ResultError, TaskExited, TaskFailed, TaskKilled, TaskLost, TaskTimeout
 from .._status import Status
-from .._transport import Packed
+from .._transport import Descriptor, Packed
 from . import _channel, _reasons
 from ._board import Board
 from ._limits import prepare
-from ._loop import LightServer, Server, run_chunk, run_chunk_there, run_once
+from ._loop import LightServer, Server, run_chunk, run_chunk_there, run_once, serve_fresh
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Final
 
-    from .._copied_task import CopiedTask
+    from .._api import Context
     from .._light_task import LightTask
     from .._task import Task
+    from .._zygote import Zygote
     from ._calls import Call
     from ._options import Options, Spec
 
@@ -53,6 +56,7 @@ class Worker:
         copied: whether it has memory of its own.
         keeps_time: whether it ends by itself when the call's time is over.
         spec: what it is made with.
+        zygote: whom a fresh one is cloned from.
         call: what it is at, or None.
         begun_at: when it was given that (time.monotonic).
         calls: how many it has been given.
@@ -70,8 +74,9 @@ class Worker:
     keeps_time = False
     task: Task
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, zygote: Zygote | None) -> None:
         self.spec = spec
+        self.zygote = zygote
         self.call: Call | None = None
         self.begun_at = 0.0
         self.calls = 0
@@ -220,17 +225,18 @@ class OnceCopied(Worker):
         context = options.timed
         fn, args, kwargs = call.fn, call.args, call.kwargs
         if call.items is not None:
-            self._board = board = Board()
+            self._board = board = Board(named=self.zygote is not None)
             context = options.spec.context
             begin = functools.partial(_note_on, board, call.number) if call.each else None
             fn, args, kwargs = run_chunk_there, (fn, call.items, call.many, begin), {}
         try:
-            self.task = _call.start_copied(
-                context, run_once, (self.limits, options.cpu_seconds, False, fn, args, kwargs), {}
-            )
+            self.task = self._make(context, (self.limits, options.cpu_seconds, False, fn, args, kwargs))
         except BaseException:
             self._close_board()
             raise
+
+    def _make(self, context: Context, arguments: tuple[Any, ...]) -> CopiedTask:
+        return _call.start_copied(context, run_once, arguments, {})
 
     def progress(self) -> tuple[int, float] | None:
         """Of a call with items, from its page."""
@@ -267,6 +273,16 @@ class OnceCopied(Worker):
         super().close()
 
 
+class OnceFresh(OnceCopied):
+    """A fresh process for one call."""
+
+    def _make(self, context: Context, arguments: tuple[Any, ...]) -> CopiedTask:
+        task = _fresh_task(self.zygote, context, run_once, *arguments)
+        if self._board is not None:
+            self._board.close_fd()
+        return task
+
+
 class WarmCopied(Worker):
     """A copied process for call after call."""
 
@@ -274,13 +290,12 @@ class WarmCopied(Worker):
     task: CopiedTask
 
     def _start(self, call: Call) -> None:
-        self._board = Board()
+        self._board = Board(named=self.zygote is not None)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock = ours
         ours.setblocking(False)
-        server = Server(theirs.fileno(), ours.fileno(), self._board, self.limits)
         try:
-            self.task = self._launch(server)
+            self.task = self._launch(call, theirs.fileno())
         except BaseException:
             ours.close()
             self._board.close()
@@ -288,7 +303,8 @@ class WarmCopied(Worker):
         finally:
             theirs.close()
 
-    def _launch(self, server: Server) -> CopiedTask:
+    def _launch(self, call: Call, theirs: int) -> CopiedTask:
+        server = Server(theirs, self._sock.fileno(), self._board, self.limits)
         return _call.start_copied(self.spec.context, server, (), {})
 
     def fds(self) -> list[tuple[int, str]]:
@@ -392,6 +408,18 @@ class WarmCopied(Worker):
             os.close(fd)
 
 
+class WarmFresh(WarmCopied):
+    """A fresh process for call after call."""
+
+    def _launch(self, call: Call, theirs: int) -> CopiedTask:
+        main = call.main()
+        task = _fresh_task(
+            self.zygote, self.spec.context, serve_fresh, Descriptor(theirs), self._board, self.limits, main
+        )
+        self._board.close_fd()
+        return task
+
+
 class WarmLight(Worker):
     """A light process for call after call: functions, arguments and results are the very objects."""
 
@@ -472,6 +500,13 @@ class WarmLight(Worker):
         os.close(self._outbox)
 
 
+def _fresh_task(zygote: Zygote | None, context: Context, fn: Callable[..., Any], *arguments: Any) -> CopiedTask:
+    assert zygote is not None
+    task = zygote.start_in(context, fn, *arguments)
+    assert isinstance(task, CopiedTask)
+    return task
+
+
 def _note_on(board: Board, number: int, item: int) -> None:
     board.begin(number, item, time.monotonic())
 
@@ -510,4 +545,6 @@ MAKERS: Final[dict[tuple[str, bool], type[Worker]]] = {
     ("light", True): WarmLight,
     ("copied", False): OnceCopied,
     ("copied", True): WarmCopied,
+    ("fresh", False): OnceFresh,
+    ("fresh", True): WarmFresh,
 }

@@ -1,0 +1,105 @@
+"""What the tests of executors call: in a module of its own, which a fresh process imports in no time."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+from sysclone import Executor
+
+KINDS = ("light", "copied", "fresh")
+FRESH = {"kind": "fresh", "preload": [__name__]}
+VARIANTS = [
+    {"kind": "light", "tasks_per_worker": 1},
+    {"kind": "light", "tasks_per_worker": None},
+    {"kind": "copied", "tasks_per_worker": 1},
+    {"kind": "copied", "tasks_per_worker": None},
+    FRESH | {"tasks_per_worker": None},
+]
+NAMES = [f"{one['kind']}-{'warm' if one['tasks_per_worker'] is None else 'once'}" for one in VARIANTS]
+"""Each kind, with a process a call and with warm workers."""
+
+
+def add(a, b=0):
+    return a + b
+
+
+def whoami():
+    return os.getpid(), os.getppid()
+
+
+def never():
+    while True:
+        time.sleep(0.01)
+
+
+def blocks(fd):
+    """Tell its pid and wait for what does not come."""
+    os.write(fd.fileno(), os.getpid().to_bytes(4, "little"))
+    os.read(os.pipe()[0], 1)
+
+
+def fails():
+    raise LookupError("not there")
+
+
+class Holder:
+    """Something with an attribute that cannot be pickled."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+
+def makes_a_lock():
+    return Holder()
+
+
+class Awkward(Exception):
+    """Cannot be unpickled."""
+
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
+def raises_awkward():
+    raise Awkward(1, 2)
+
+
+class Nowhere:
+    """Leads to a module that is in no process."""
+
+    def __reduce__(self):
+        return __import__, ("made_never",)
+
+
+def square(x):
+    return x * x
+
+
+def halves(x):
+    if x == 7:
+        raise LookupError("seven")
+    return x / 2
+
+
+def naps(x):
+    time.sleep(60 if x == 5 else 0.001)
+    return x
+
+
+def dies(x):
+    if x == 5:
+        os.kill(os.getpid(), 9)
+    return x
+
+
+def slow(x):
+    time.sleep(0.03)
+    return os.getpid()
+
+
+def nested(kind):
+    """An executor within a call of another."""
+    with Executor(2, kind=kind) as inner:
+        return sum(inner.map(add, range(5))), inner.submit(os.getppid).result(20.0) == os.getpid()
