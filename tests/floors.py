@@ -91,7 +91,7 @@ FLOORS = {
         "_trace_session",
         "_trace_system",
     ),
-    5: ("executor", "asyncio"),
+    5: ("executor", "multiprocessing", "asyncio"),
     6: ("cli", "__main__"),
     TOP: ("__init__",),
 }
