@@ -17,6 +17,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -473,6 +474,27 @@ def strace() -> str | None:
 def gdb() -> str | None:
     """There is gdb."""
     return says("gdb", "--version")
+
+
+@probe
+def py_spy() -> str | None:
+    """There is py-spy, and it knows this CPython."""
+    program = str(Path(sysconfig.get_path("scripts"), "py-spy"))
+    code = "print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as sleeper:
+        assert sleeper.stdout is not None
+        sleeper.stdout.readline()
+        answer = says(program, "dump", "--pid", str(sleeper.pid))
+        sleeper.communicate(b"\n")
+    return answer
+
+
+@probe
+def perf() -> str | None:
+    """Perf can count the time of a program here."""
+    return says("perf", "record", "-q", "-e", "cpu-clock", "-o", "/dev/null", "true")
 
 
 @probe

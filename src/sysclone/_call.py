@@ -190,7 +190,7 @@ def _light_result(context: Description, fn: Callable[..., Any], /, *args: Any, *
     if context.cgroup is None and context.timeout is not None and not _UNSUPPORTED:
         # The parked helper keeps the time; this wait only bounds how long an unstoppable function is waited for.
         patience = context.timeout + STOP_PATIENCE
-        answer = _core.timed_call(patience, plan_of(context, "light"), fn, *args, **kwargs)
+        answer = _core.timed_call(patience, plan_of(context, "light"), _watched(fn), *args, **kwargs)
         if isinstance(answer, _core.Job):
             raise TaskTimeout(pid=answer.pid, seconds=context.timeout, still_running=True)
         return answer
@@ -201,6 +201,27 @@ def _light_result(context: Description, fn: Callable[..., Any], /, *args: Any, *
     if _UNSUPPORTED:
         raise Unsupported("light processes", reason=_UNSUPPORTED)
     return _core.light_call(plan_of(context, "light"), fn, *args, **kwargs)
+
+
+def _watched(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """With threading's trace and profile functions set while it runs, as in a thread of threading's."""
+    threading = sys.modules.get("threading")
+    if threading is None:
+        return fn
+    trace, profile = threading.gettrace(), threading.getprofile()
+    if trace is None and profile is None:
+        return fn
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        sys.setprofile(profile)
+        sys.settrace(trace)
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            sys.settrace(None)
+            sys.setprofile(None)
+
+    return watched
 
 
 def start(context: Description, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task:
@@ -251,6 +272,7 @@ def _start_prepared(
     if _UNSUPPORTED:
         raise Unsupported("light processes", reason=_UNSUPPORTED)
     is_thread = Share.THREAD in context.share
+    fn = _watched(fn)
     if context.cgroup is None:
         job = _core.start(plan_of(context, "light"), fn, *args, **kwargs)
         return LightTask(job, what, is_thread)

@@ -141,7 +141,8 @@ class Popen(Tree):
         errwrite: int,
         *identity: Any,
     ) -> None:
-        if not subprocess._USE_VFORK and self.context == PLAIN and not self._has_tree and self._terminal_fd < 0:
+        forks = not getattr(subprocess, "_USE_VFORK", True)
+        if forks and self.context == PLAIN and not self._has_tree and self._terminal_fd < 0:
             # subprocess's own switch for those who want no child in their memory.
             super()._execute_child(
                 args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell,

@@ -98,6 +98,8 @@ void sc_main_thread_after_fork(void);
 bool sc_is_main_thread(void);
 PyObject *sc_finalizing(PyObject *module, PyObject *unused);
 bool sc_tstate_attached(PyThreadState *ts);
+bool sc_tstate_is_watched(PyThreadState *ts);
+void sc_tstate_unwatch(void);
 bool sc_tstate_poke(PyThreadState *ts, PyObject *exception);
 bool sc_tstate_is_poked(PyThreadState *ts, PyObject *exception);
 const char *sc_tstate_unsupported(void);
@@ -130,6 +132,8 @@ long sc_clone_joined(sc_clone_request *request, const sc_newborn *newborn, sc_en
 /* --- frames.c: the frames of a function that is frozen, or dead */
 bool sc_frames_are_shielded(const sc_tstate *saved, PyObject *shield);
 PyObject *sc_frames_of_the_dead(const sc_tstate *saved);
+PyObject *sc_frames_watched(const sc_tstate *saved);
+void sc_frames_tell(const sc_tstate *saved, PyObject *frames);
 
 /* --- plan.c: a compiled Context */
 typedef struct {

@@ -132,3 +132,30 @@ sc_frames_of_the_dead(const sc_tstate *s)
     if (!list) PyErr_Clear();
     return list;
 }
+
+/* The frame objects of a dead function's frames, innermost first: where a trace or profile function is set, each frame that
+   it was told of has one. NULL where none is set. The interpreter's own frames between them have no such field filled in. */
+PyObject *
+sc_frames_watched(const sc_tstate *s)
+{
+    PyObject *list = sc_tstate_is_watched(s->ts) ? PyList_New(0) : NULL;
+    for (_PyInterpreterFrame *f = sc_frames_top(s); list && f && f != s->frame; f = f->previous)
+        if ((f->owner == FRAME_OWNED_BY_THREAD || f->owner == FRAME_OWNED_BY_GENERATOR) && f->frame_obj
+            && PyList_Append(list, (PyObject *)f->frame_obj) < 0) PyErr_Clear();
+    return list;
+}
+
+/* With the thread state in order: tells the trace and the profile function that these frames have ended, since both keep
+   count of what was entered. What they raise is dropped. */
+void
+sc_frames_tell(const sc_tstate *s, PyObject *frames)
+{
+    PyThreadState *ts = s->ts;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(frames); i++) {
+        PyFrameObject *frame = (PyFrameObject *)PyList_GET_ITEM(frames, i);
+        PyThreadState_EnterTracing(ts);
+        if (ts->c_tracefunc && ts->c_tracefunc(ts->c_traceobj, frame, PyTrace_RETURN, Py_None) < 0) PyErr_Clear();
+        if (ts->c_profilefunc && ts->c_profilefunc(ts->c_profileobj, frame, PyTrace_RETURN, Py_None) < 0) PyErr_Clear();
+        PyThreadState_LeaveTracing(ts);
+    }
+}

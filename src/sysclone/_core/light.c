@@ -365,10 +365,15 @@ sc_light_settle(sc_light *l, PyObject *absorb)
         /* A collection would walk frames that are not in order yet. */
         int collecting = PyGC_Disable();
         l->frames = sc_frames_of_the_dead(&l->saved);
+        PyObject *watched = sc_frames_watched(&l->saved);
         sc_tstate_restore(&l->saved);
         if (collecting) PyGC_Enable();
         sc_tstate_restore_loop(&l->saved);
+        if (watched) sc_frames_tell(&l->saved, watched);
+        Py_XDECREF(watched);
     }
+    /* A helper is lent to others' functions after this one. */
+    if (l->attach && sc_tstate_is_watched(l->ts)) sc_tstate_unwatch();
     for (int i = 0; i < l->pokes; i++) Py_INCREF(l->cancelled);
     /* An exception that was set and not met would strike this thread in the middle of something else. */
     while (l->pokes && sc_tstate_is_poked(l->ts, l->cancelled)) {

@@ -126,7 +126,8 @@ sc_helper_finish(sc_helper *helper, sc_run *run)
     sc_light *l = &run->light;
     bool threads_left = l->threads_left;
     bool inside = sc_tstate_attached(helper->ts);
-    if (!inside && l->pid > 0 && (l->end == SC_DIED || l->pokes || l->threads_left)) {
+    bool settle = l->end == SC_DIED || l->pokes || l->threads_left || sc_tstate_is_watched(helper->ts);
+    if (!inside && l->pid > 0 && settle) {
         PyEval_RestoreThread(helper->ts);
         inside = true;
     }

@@ -355,6 +355,20 @@ sc_tstate_attached(PyThreadState *ts)
 #endif
 }
 
+bool
+sc_tstate_is_watched(PyThreadState *ts)
+{
+    return ts->c_tracefunc || ts->c_profilefunc;
+}
+
+/* With the GIL: the thread that is attached has no trace and no profile function any more. */
+void
+sc_tstate_unwatch(void)
+{
+    PyEval_SetTrace(NULL, NULL);
+    PyEval_SetProfile(NULL, NULL);
+}
+
 /* Raises exception in the thread at its next bytecode, from a signal handler or from a thread that holds no GIL:
    PyThreadState_SetAsyncExc takes locks. Owns a reference to exception when it answers true. */
 bool
