@@ -45,8 +45,6 @@ def why_not() -> str | None:
         return f"sysclone is for Linux on x86-64 and aarch64; this is {machine}"
     if sys.implementation.name != "cpython":
         return f"sysclone is for CPython; this is {sys.implementation.name}"
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        return "sysclone lends a thread's state under the GIL; this CPython is built without one"
     headers = sysconfig.get_path("include")
     if not os.path.exists(os.path.join(headers, "Python.h")):
         return f"{headers}/Python.h is missing; on Debian: apt-get install python3-dev"

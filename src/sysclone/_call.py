@@ -16,13 +16,13 @@ from ._cgroup import CgroupDirectory
 from ._child import flush, live
 from ._context import Description
 from ._copied_task import CopiedTask, has_abandoned, reap_abandoned
-from ._errors import Cancelled, CloneError, ContextError, SyscloneWarning, TaskTimeout, Unsupported
+from ._errors import Cancelled, CloneError, ContextError, SyscloneWarning, TaskTimeout
 from ._flags import Namespace, Share, format_step
 from ._idmap import plan_of
 from ._light_task import STOP_CANCEL, LightTask
 from ._result import ResultPage, load
 from ._status import Status
-from ._steps import prepared, steps_of
+from ._steps import need_lending, prepared, steps_of
 from ._task import STOP_PATIENCE, Task, failure
 from ._wait import late_status
 
@@ -199,7 +199,7 @@ def _light_result(context: Description, fn: Callable[..., Any], /, *args: Any, *
     if maps or context.cgroup is not None or context.timeout is not None:
         return _timed_result(context, _start_prepared(context, fn, args, kwargs))
     if _UNSUPPORTED:
-        raise Unsupported("light processes", reason=_UNSUPPORTED)
+        need_lending()
     return _core.light_call(plan_of(context, "light"), fn, *args, **kwargs)
 
 
@@ -270,7 +270,7 @@ def _start_prepared(
     context: Description, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], what: str = ""
 ) -> LightTask:
     if _UNSUPPORTED:
-        raise Unsupported("light processes", reason=_UNSUPPORTED)
+        need_lending()
     is_thread = Share.THREAD in context.share
     fn = _watched(fn)
     if context.cgroup is None:

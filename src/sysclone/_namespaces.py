@@ -10,7 +10,7 @@ from ._context import Description
 from ._errors import CloneError, ContextError
 from ._flags import Namespace, Share, format_step
 from ._idmap import plan_of
-from ._steps import prepared, steps_of
+from ._steps import need_lending, prepared, steps_of
 from ._wait import P_PIDFD, WALL, wait_readable
 
 TYPE_CHECKING = False
@@ -127,6 +127,8 @@ class Namespaces:
             CloneError: the kernel refused.
             ContextError: the arguments do not go together.
         """
+        if loopback:
+            need_lending()
         self = cls()
         share = Share.VM if Namespace.TIME not in kinds else Share(0)
         wanted = Description(share=share, new=kinds, uid_map=uid_map, gid_map=gid_map, join=join, loopback=loopback)

@@ -24,7 +24,7 @@ from ._merge import merged
 from ._popen_end import PLAIN, pidfd_of
 from ._popen_tree import Tree
 from ._program import argv_and_program, environment, outside, search, text_encoding
-from ._steps import steps_of, take
+from ._steps import need_lending, steps_of, take
 from ._usage import oom_kills
 
 TYPE_CHECKING = False
@@ -217,6 +217,8 @@ class Popen(Tree):
     def _spawn(self, setup: Callable[[], object] | None, mask: int | None, *rest: Any) -> _Outcome:
         context = self._asked
         steps = steps_of(context, light=False, program=True)
+        if steps or setup is not None:
+            need_lending("set-up of a program in Python")
         inside = setup
 
         def take_steps() -> object:
@@ -234,6 +236,7 @@ class Popen(Tree):
             if cgroup.can_be_born_in:
                 plan = plan_of(context, "program", drop=_UNDONE_BY_EXEC, cgroup=cgroup.fd)
                 return _core.spawn(plan, *(*rest, setup, *last))
+            need_lending("way into a cgroup but in Python")
 
             def enter() -> object:
                 cgroup.enter()

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 
 from . import _clocks, _core, _credentials, _filesystem, _network, _priorities, _session
-from ._errors import CloneError, load_hints
+from ._errors import CloneError, Unsupported, load_hints
 from ._flags import Share
 from ._step_fields import offsets_text
 
@@ -34,6 +34,17 @@ if TYPE_CHECKING:
 
 # As a step's last argument: the fds that steps of one task leave for each other.
 NOTES: Final[dict[str, int]] = {}
+
+
+def need_lending(what: str = "light processes") -> None:
+    """Refuse what runs Python in a task on its creator's memory where this interpreter's thread states cannot be lent.
+
+    Raises:
+        Unsupported: they cannot; its reason tells why.
+    """
+    reason = _core.unsupported()
+    if reason is not None:
+        raise Unsupported(what, reason=reason)
 
 
 def steps_of(context: Description, light: bool, program: bool = False) -> tuple[Step, ...]:

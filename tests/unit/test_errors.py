@@ -9,7 +9,6 @@ import pickle
 import stat
 import struct
 import subprocess
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -412,9 +411,7 @@ def program(path: Path, content: bytes, mode: int = 0o755) -> Path:
 
 def refused(path: Path | str) -> tuple[int, str]:
     """The errno that the kernel has for executing this, and our hint for it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # helper threads of other tests may be idle here
-        process = os.fork()
+    process = os.fork()
     if process == 0:
         try:
             os.execv(path, [str(path)])

@@ -9,6 +9,16 @@
 
 #include "arch.h"
 
+/* Around what the GIL lets no two threads do at once: where there is none, the object's own lock does. Let go of, as the
+   GIL is, while the thread is detached. */
+#if PY_VERSION_HEX >= 0x030d0000
+#define SC_BEGIN_LOCKED(object) Py_BEGIN_CRITICAL_SECTION(object)
+#define SC_END_LOCKED() Py_END_CRITICAL_SECTION()
+#else
+#define SC_BEGIN_LOCKED(object) {
+#define SC_END_LOCKED() }
+#endif
+
 #define SC_SIGSET_BYTES 8
 /* Every signal but libc's own two, 32 and 33: a set*id call in another thread waits for each thread to answer 33. */
 #define SC_ALL_SIGNALS (~(3ULL << 31))

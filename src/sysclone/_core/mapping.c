@@ -54,7 +54,7 @@ sc_mapping_dealloc(PyObject *self)
 }
 
 static int
-sc_mapping_getbuffer(PyObject *self, Py_buffer *view, int flags)
+sc_mapping_show(PyObject *self, Py_buffer *view, int flags)
 {
     sc_mapping *mapping = (sc_mapping *)self;
     if (!mapping->at) {
@@ -66,17 +66,28 @@ sc_mapping_getbuffer(PyObject *self, Py_buffer *view, int flags)
     return answer;
 }
 
+static int
+sc_mapping_getbuffer(PyObject *self, Py_buffer *view, int flags)
+{
+    int answer;
+    SC_BEGIN_LOCKED(self);
+    answer = sc_mapping_show(self, view, flags);
+    SC_END_LOCKED();
+    return answer;
+}
+
 static void
 sc_mapping_releasebuffer(PyObject *self, Py_buffer *view)
 {
     (void)view;
+    SC_BEGIN_LOCKED(self);
     ((sc_mapping *)self)->views--;
+    SC_END_LOCKED();
 }
 
 static PyObject *
-sc_mapping_close(PyObject *self, PyObject *unused)
+sc_mapping_unmap(PyObject *self)
 {
-    (void)unused;
     sc_mapping *mapping = (sc_mapping *)self;
     if (mapping->views) {
         PyErr_Format(PyExc_BufferError, "the mapping has %zd views", mapping->views);
@@ -85,6 +96,17 @@ sc_mapping_close(PyObject *self, PyObject *unused)
     if (mapping->at) munmap(mapping->at, (size_t)mapping->length);
     mapping->at = NULL;
     Py_RETURN_NONE;
+}
+
+static PyObject *
+sc_mapping_close(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    PyObject *answer;
+    SC_BEGIN_LOCKED(self);
+    answer = sc_mapping_unmap(self);
+    SC_END_LOCKED();
+    return answer;
 }
 
 static PyObject *

@@ -426,12 +426,27 @@ sc_tracer_get_stops(PyObject *self, void *closure)
     return PyLong_FromUnsignedLongLong(t ? t->stops : 0);
 }
 
+#define SC_TRACER_LOCKED(name, method)              \
+    static PyObject *name(PyObject *self, PyObject *args) \
+    {                                               \
+        PyObject *answer;                           \
+        SC_BEGIN_LOCKED(self);                      \
+        answer = method(self, args);                \
+        SC_END_LOCKED();                            \
+        return answer;                              \
+    }
+
+SC_TRACER_LOCKED(sc_tracer_follow_locked, sc_tracer_follow)
+SC_TRACER_LOCKED(sc_tracer_order_locked, sc_tracer_order)
+SC_TRACER_LOCKED(sc_tracer_read_locked, sc_tracer_read)
+SC_TRACER_LOCKED(sc_tracer_close_locked, sc_tracer_close)
+
 static PyMethodDef sc_tracer_methods[] = {
     {"enter", sc_tracer_enter, METH_NOARGS, "In the child: be traced. Whether new privileges were given up for it."},
-    {"follow", sc_tracer_follow, METH_VARARGS, "follow([tid, …]) -> [0 or errno, …]"},
-    {"command", sc_tracer_order, METH_VARARGS, "command(what) -> whether the tracer was there to obey"},
-    {"read", sc_tracer_read, METH_VARARGS, "read(milliseconds, limit) -> records, [] after that time, None at the end"},
-    {"close", sc_tracer_close, METH_NOARGS, "Whether the tracer has ended, and is reaped."},
+    {"follow", sc_tracer_follow_locked, METH_VARARGS, "follow([tid, …]) -> [0 or errno, …]"},
+    {"command", sc_tracer_order_locked, METH_VARARGS, "command(what) -> whether the tracer was there to obey"},
+    {"read", sc_tracer_read_locked, METH_VARARGS, "read(milliseconds, limit) -> records, [] after that time, None at the end"},
+    {"close", sc_tracer_close_locked, METH_NOARGS, "Whether the tracer has ended, and is reaped."},
     {NULL, NULL, 0, NULL},
 };
 
