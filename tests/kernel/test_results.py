@@ -248,7 +248,7 @@ def test_a_value_too_deep_is_told():
             deep = [deep]
         return deep
 
-    with COPY.start(make) as task, pytest.raises(ResultError, match="recursion|Stack overflow"):
+    with COPY.start(make) as task, pytest.raises(ResultError, match=r"recursion|Stack overflow"):
         task.result()
 
 
