@@ -12,10 +12,11 @@ Every event begins with the same four fields:
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple, TypeAlias
 
 from ._errors import error_name
-from ._flags import CSIGNAL, Clone, format_signal
+from ._flags import CSIGNAL, Clone, format_flags, format_signal
 from ._status import Status
 
 TYPE_CHECKING = False
@@ -28,6 +29,7 @@ STRUCT_FIELDS: Final = (
 )  # fmt: skip
 """struct clone_args, in the kernel's order; what stands in CloneEvent.struct."""
 
+_THREAD: Final = int(Clone.THREAD)
 _PIDFD: Final = int(Clone.PIDFD)
 _PARENT_TID: Final = int(Clone.PARENT_SETTID)
 _CHILD_TID: Final = int(Clone.CHILD_SETTID | Clone.CHILD_CLEARTID)
@@ -87,7 +89,7 @@ class CloneEvent(NamedTuple):
     @property
     def is_thread(self) -> bool:
         """Whether the new task is a thread of the caller's process."""
-        return bool(self.struct) and bool(self.struct[0] & Clone.THREAD)
+        return bool(self.struct) and bool(self.struct[0] & _THREAD)
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain data for JSON."""
@@ -304,11 +306,14 @@ def fork_struct(vfork: bool, signal: int) -> tuple[int, ...]:
     return (_VFORK if vfork else _FORK, 0, 0, 0, signal, 0, 0, 0, 0, 0, 0)
 
 
+@functools.lru_cache(512)
+def _flag_names(flags: int) -> tuple[str, ...]:
+    return tuple(format_flags(flags).split("|")) if flags else ()
+
+
 def flag_names(flags: int) -> list[str]:
     """The C names, in the order of their bits; what has no name is one number."""
-    from ._flags import format_flags
-
-    return format_flags(flags).split("|") if flags else []
+    return list(_flag_names(flags))
 
 
 def _begin(event: Event, flags: int) -> dict[str, Any]:

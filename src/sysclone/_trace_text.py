@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 from ._errors import error_name
@@ -23,6 +24,10 @@ _AT_FDCWD: Final = -100
 _INTERRUPTED: Final = "To be restarted"
 # The old call has no room for these, and its low byte is the signal.
 _OLD_CALL: Final = 0xFFFFFFFF & ~CSIGNAL
+_PARENT_TID: Final = int(Clone.PARENT_SETTID)
+_PIDFD: Final = int(Clone.PIDFD)
+_TLS: Final = int(Clone.SETTLS)
+_CGROUP: Final = int(Clone.INTO_CGROUP)
 _CHILD_TID: Final = int(Clone.CHILD_SETTID | Clone.CHILD_CLEARTID)
 
 
@@ -75,6 +80,7 @@ def _outcome(result: int | None, errno: int | None) -> str | None:
     return f"-1 {error_name(errno)} ({os.strerror(errno)})"
 
 
+@functools.lru_cache(512)
 def _flags(flags: int) -> str:
     """Names, and what has none with a remark, as strace has it."""
     known = format_flags(flags)
@@ -82,6 +88,9 @@ def _flags(flags: int) -> str:
     if rest and rest == flags:
         return f"{flags:#x} /* CLONE_??? */"
     return known
+
+
+_old_flags = functools.lru_cache(512)(format_flags)
 
 
 def _address(address: int) -> str:
@@ -92,12 +101,12 @@ def _clone(event: CloneEvent) -> str:
     if not event.words:
         return ""
     flags, pidfd, child_tid, parent_tid, signal, stack, _, tls, *_ = event.struct
-    told = [f"child_stack={_address(stack)}", f"flags={format_flags(flags & _OLD_CALL, signal)}"]
-    if flags & Clone.PARENT_SETTID:
+    told = [f"child_stack={_address(stack)}", f"flags={_old_flags(flags & _OLD_CALL, signal)}"]
+    if flags & _PARENT_TID:
         told.append(f"parent_tid={_written(event.parent_tid, parent_tid)}")
-    elif flags & Clone.PIDFD:
+    elif flags & _PIDFD:
         told.append(f"pidfd={_written(event.pidfd, pidfd)}")
-    if flags & Clone.SETTLS:
+    if flags & _TLS:
         told.append(f"tls={_address(tls)}")
     if flags & _CHILD_TID:
         told.append(f"child_tidptr={_address(child_tid)}")
@@ -114,20 +123,20 @@ def _clone3(event: CloneEvent) -> str:
         return f"{_address(address)}, {size}"
     flags, pidfd, child_tid, parent_tid, signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup = event.struct
     told = [f"flags={_flags(flags)}"]
-    if flags & Clone.PIDFD:
+    if flags & _PIDFD:
         told.append(f"pidfd={_address(pidfd)}")
     if flags & _CHILD_TID:
         told.append(f"child_tid={_address(child_tid)}")
-    if flags & Clone.PARENT_SETTID:
+    if flags & _PARENT_TID:
         told.append(f"parent_tid={_address(parent_tid)}")
     told += [f"exit_signal={format_signal(signal) if signal else 0}", f"stack={_address(stack)}"]
     told.append(f"stack_size={stack_size:#x}" if stack_size else "stack_size=0")
-    if flags & Clone.SETTLS:
+    if flags & _TLS:
         told.append(f"tls={_address(tls)}")
     if set_tid or set_tid_size:
         pids = f"[{', '.join(map(str, event.set_tid))}]" if event.set_tid else _address(set_tid)
         told += [f"set_tid={pids}", f"set_tid_size={set_tid_size}"]
-    if cgroup or flags & Clone.INTO_CGROUP:
+    if cgroup or flags & _CGROUP:
         told.append(f"cgroup={cgroup}")
     return f"{{{', '.join(told)}}}{_clone3_answer(event)}, {event.size}"
 

@@ -39,6 +39,17 @@ def test_child_calls_nothing_foreign(flags, tmp_path):
     assert {symbol for symbol in needed if not symbol.startswith("sc_")} - CHILD == set()
 
 
+TRACER = sorted(path.name for path in SOURCES.glob("tracer*.c") if path.name != "tracer_object.c")
+
+
+@pytest.mark.parametrize("name", TRACER)
+def test_the_tracer_calls_nothing_foreign(name, tmp_path):
+    """The tracing task runs on a thread-local storage that is another's: its files ask for as little as child.c."""
+    needed = undefined(SOURCES / name, FLAGS, tmp_path)
+
+    assert {symbol for symbol in needed if not symbol.startswith("sc_")} - CHILD == set()
+
+
 def test_foreign_calls_are_seen(tmp_path):
     """A child that called malloc and looked at errno would be found out."""
     source = tmp_path / "bad.c"

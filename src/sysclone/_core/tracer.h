@@ -116,11 +116,18 @@ void sc_look_exec(int32_t tid, sc_record *record, size_t *extra);
 void sc_look_program(int32_t tid, sc_record *record, size_t *extra);
 bool sc_look_registers(int32_t tid, uint32_t *arch, uint64_t *number, uint64_t words[6]);
 bool sc_set_argument(int32_t tid, uint32_t arch, uint64_t value);
+#if defined(__x86_64__)
+/* The register of a call's first argument is the caller's again afterwards, and its child has it too. */
+#define SC_ARGUMENT_IS_KEPT 1
+#else
+#define SC_ARGUMENT_IS_KEPT 0
+#endif
+
 uint64_t sc_copy_struct(int32_t tid, uint64_t from, size_t bytes, uint64_t flags);
 
 #define SC_EXTRA_ROOM (96 * 1024)
 
-/* --- tracer.c */
+/* --- tracer.c, tracer_births.c, tracer_stops.c */
 
 enum sc_tracer_mode { SC_MODE_FILTER, SC_MODE_ALL, SC_MODE_EVENTS };
 enum sc_tracer_command { SC_NOTHING, SC_SEIZE, SC_KILL, SC_DETACH, SC_KEEP };
@@ -150,5 +157,23 @@ typedef struct {
 #define SC_TRACER_STACK (256 * 1024)
 
 int sc_tracer_main(void *tracer);
+
+static inline long
+sc_ptrace(long request, int32_t tid, uintptr_t address, uintptr_t data)
+{
+    return sc_raw4(SYS_ptrace, request, tid, address, data);
+}
+
+bool sc_makes_tasks(int call);
+void sc_system_call_stop(sc_tracer *t, sc_traced *task);
+void sc_made(sc_tracer *t, sc_traced *task, int event);
+void sc_executed(sc_tracer *t, sc_traced *task);
+
+void sc_tell_attached(sc_tracer *t, sc_traced *task);
+void sc_release(sc_tracer *t, sc_traced *task);
+void sc_let_go(sc_tracer *t, sc_traced *task);
+void sc_release_orphans(sc_tracer *t);
+void sc_stopped(sc_tracer *t, int32_t tid, int status);
+void sc_ended(sc_tracer *t, int32_t tid, int status);
 
 #endif

@@ -7,6 +7,9 @@
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
 
+#ifndef SECCOMP_FILTER_FLAG_SPEC_ALLOW
+#define SECCOMP_FILTER_FLAG_SPEC_ALLOW 4
+#endif
 #define SC_X32_BIT 0x40000000
 
 /*                                           clone clone3 fork vfork unshare setns execve execveat */
@@ -41,6 +44,14 @@ sc_call_find(uint32_t arch, uint64_t number, enum sc_call *call, enum sc_machine
     return false;
 }
 
+/* Before 5.16 a filter alone made the task pay for a defence against speculation that it did not ask for. */
+static long
+sc_call_install(const struct sock_fprog *program)
+{
+    long answer = sc_raw3(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, program);
+    return answer == -EINVAL ? sc_raw3(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, program) : answer;
+}
+
 /* Puts the filter on the calling task. It looks at nothing but the table and the number, so that the kernel (since 5.11)
    knows beforehand which calls it always lets through, and does not run it for those.
    Without the privilege, the task must give up new ones: prctl(PR_SET_NO_NEW_PRIVS). Answers 1 where it did, 0, or
@@ -73,10 +84,10 @@ sc_call_filter(void)
     }
     code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
     struct sock_fprog program = {.len = n, .filter = code};
-    long answer = sc_raw3(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+    long answer = sc_call_install(&program);
     if (answer != -EACCES) return answer;
     answer = sc_raw5(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     if (answer < 0) return answer;
-    answer = sc_raw3(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+    answer = sc_call_install(&program);
     return answer < 0 ? answer : 1;
 }
