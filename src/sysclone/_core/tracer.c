@@ -21,6 +21,7 @@
 #include <linux/sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -34,7 +35,7 @@
 #define SC_SIGNAL_BIT(n) (1ULL << ((n)-1))
 #define SC_COMMAND_SIGNAL SIGUSR1 /* somebody has written a command */
 #define SC_OWNER_SIGNAL SIGUSR2   /* the thread that made us has ended */
-#define SC_TELL_AFTER 20000000L   /* nanoseconds that a record may wait for more to come */
+#define SC_TICK 20000000L         /* nanoseconds that a record may wait for more to come */
 #define SC_FEW_TASKS 64
 #define SC_OPTIONS (PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACEEXEC)
 
@@ -44,6 +45,16 @@ typedef struct {
     uintptr_t restorer;
     uint64_t mask;
 } sc_kernel_sigaction;
+
+/* --- the timer */
+
+static void
+sc_tick(sc_tracer *t, bool on)
+{
+    struct itimerval timer = {{0, on ? SC_TICK / 1000 : 0}, {0, on ? SC_TICK / 1000 : 0}};
+    t->ticks = on;
+    sc_raw3(SYS_setitimer, ITIMER_REAL, &timer, 0);
+}
 
 /* --- commands */
 
@@ -132,14 +143,63 @@ sc_owner_ended(sc_tracer *t)
 
 /* --- the loop */
 
-/* Takes one stop or end, of a task or (-1) of any; false when there is none. */
+/* It sleeps in wait4, not for a signal: then a stopping task's processor goes to the tracer at once, instead of another
+   one's being woken, which costs more than all else. So what comes by signal may come just before that sleep, and its
+   handler does not trust its interruption: it sets off a timer that interrupts again until the loop has looked. */
+static void
+sc_tracer_poked(int sig)
+{
+    uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+    sc_tracer *t = *(sc_tracer **)(here & ~(uintptr_t)(SC_TRACER_STACK - 1));
+    if (sig == SIGALRM) {
+        t->ticked = true;
+        return;
+    }
+    if (sig == SC_OWNER_SIGNAL) t->owner_signalled = true;
+    t->poked = true;
+    sc_tick(t, true);
+}
+
+#if defined(__x86_64__)
+#define SC_SA_RESTORER 0x04000000
+__asm__(".text\n"
+        ".hidden sc_tracer_return\n"
+        ".type sc_tracer_return, @function\n"
+        "sc_tracer_return:\n"
+        "    mov $15, %eax\n"
+        "    syscall\n");
+void sc_tracer_return(void);
+#else
+#define SC_SA_RESTORER 0
+#endif
+
+static void
+sc_handle(int sig)
+{
+    sc_kernel_sigaction action = {.handler = (uintptr_t)sc_tracer_poked, .flags = SC_SA_RESTORER, .mask = ~0ULL};
+#if defined(__x86_64__)
+    action.restorer = (uintptr_t)sc_tracer_return;
+#endif
+    sc_raw4(SYS_rt_sigaction, sig, &action, 0, 8);
+}
+
+/* SIGCHLD says whose stop it was, which is worth having where looking through all tasks is dear; unblocked it is dropped. */
+static void
+sc_listen_to_children(sc_tracer *t, bool listen)
+{
+    uint64_t mask = ~(SC_SIGNAL_BIT(SC_COMMAND_SIGNAL) | SC_SIGNAL_BIT(SC_OWNER_SIGNAL) | SC_SIGNAL_BIT(SIGALRM));
+    if (!listen) mask &= ~SC_SIGNAL_BIT(SIGCHLD);
+    sc_raw4(SYS_rt_sigprocmask, SIG_SETMASK, &mask, 0, 8);
+    t->listens = listen;
+    t->next_look = 0;
+}
+
+/* Takes one stop or end, of a task or (-1) of any; false when there is none, or when a signal came first. */
 static bool
-sc_take_stop(sc_tracer *t, long whose)
+sc_take_stop(sc_tracer *t, long whose, int how)
 {
     int status = 0;
-    long tid;
-    while ((tid = sc_raw4(SYS_wait4, whose, &status, __WALL | WNOHANG, 0)) == -EINTR) {
-    }
+    long tid = sc_raw4(SYS_wait4, whose, &status, __WALL | how, 0);
     if (tid <= 0) return false;
     if (WIFSTOPPED(status)) sc_stopped(t, (int32_t)tid, status);
     else if (WIFEXITED(status) || WIFSIGNALED(status)) sc_ended(t, (int32_t)tid, status);
@@ -150,29 +210,45 @@ sc_take_stop(sc_tracer *t, long whose)
 static void
 sc_take_expected(sc_tracer *t, int32_t signalled)
 {
-    sc_take_stop(t, signalled);
-    if (t->caller && t->caller != signalled) sc_take_stop(t, t->caller);
-    if (t->child && t->child != signalled) sc_take_stop(t, t->child);
+    sc_take_stop(t, signalled, WNOHANG);
+    if (t->caller && t->caller != signalled) sc_take_stop(t, t->caller, WNOHANG);
+    if (t->child && t->child != signalled) sc_take_stop(t, t->child, WNOHANG);
 }
 
-/* Takes what there is. SIGCHLD says whose stop it was, but only the first of several until it is taken: so any task is
-   asked for as well, and the kernel then looks at one after the other. With many tasks that would be most of the time: it
-   is done no more often than makes a fifth of it. Answers in how many nanoseconds it is due again, or -1 for not at all. */
-static int64_t
-sc_take_stops(sc_tracer *t)
+/* With many tasks, the kernel's looking at one after the other would be most of the time. SIGCHLD names one, but only the
+   first of several until it is taken: so all are looked through as well, no more often than makes a fifth of the time. */
+static void
+sc_wait_among_many(sc_tracer *t)
 {
-    if (t->tasks.count <= SC_FEW_TASKS) {
-        while (sc_take_stop(t, -1)) {
-        }
-        return -1;
+    uint64_t awaited = SC_SIGNAL_BIT(SIGCHLD);
+    int64_t began = sc_now(), pause = SC_TICK;
+    if (began < t->next_look) {
+        pause = t->next_look - began;
+    } else {
+        bool found = sc_take_stop(t, -1, WNOHANG);
+        int64_t ended = sc_now();
+        t->next_look = ended + 4 * (ended - began);
+        if (found) pause = 4 * (ended - began);
     }
-    int64_t began = sc_now();
-    if (began < t->next_look) return t->next_look - began;
-    bool found = sc_take_stop(t, -1);
-    int64_t ended = sc_now();
-    t->next_look = ended + 4 * (ended - began);
-    /* One that finds nothing is enough, until the next signal. */
-    return found ? t->next_look - ended : -1;
+    siginfo_t info = {0};
+    struct timespec limit = {.tv_nsec = pause < SC_TICK ? pause : SC_TICK};
+    if (sc_raw4(SYS_rt_sigtimedwait, &awaited, &info, &limit, 8) == SIGCHLD) sc_take_expected(t, info.si_pid);
+}
+
+/* What came by signal, and what is done now and then. */
+static void
+sc_look_up(sc_tracer *t)
+{
+    if (__atomic_exchange_n(&t->poked, false, __ATOMIC_SEQ_CST)) sc_obey(t);
+    if (__atomic_exchange_n(&t->owner_signalled, false, __ATOMIC_SEQ_CST) && !t->owner_is_gone
+        && sc_raw0(SYS_getppid) != t->owner)
+        sc_owner_ended(t);
+    if (__atomic_exchange_n(&t->ticked, false, __ATOMIC_SEQ_CST)) {
+        if (t->queue.unsaid) sc_queue_tell(&t->queue);
+        else if (!t->tasks.held && !t->poked) sc_tick(t, false);
+    }
+    if (!t->ticks && (t->queue.unsaid || t->tasks.held)) sc_tick(t, true);
+    if (t->tasks.held && sc_now() >= t->next_hunt) sc_release_orphans(t);
 }
 
 /* Until the first command there is nothing to wait for but it, and to die with the creating thread is right. */
@@ -189,8 +265,11 @@ sc_settle_in(sc_tracer *t)
     uint64_t all = ~0ULL;
     sc_raw4(SYS_rt_sigprocmask, SIG_SETMASK, &all, 0, 8);
     sc_kernel_sigaction usual = {.handler = (uintptr_t)SIG_DFL};
-    /* An ignored SIGCHLD would be sent to nobody, and a blocked one waits. */
+    /* An ignored SIGCHLD would not be sent even while it is blocked. */
     sc_raw4(SYS_rt_sigaction, SIGCHLD, &usual, 0, 8);
+    sc_handle(SC_COMMAND_SIGNAL);
+    sc_handle(SC_OWNER_SIGNAL);
+    sc_handle(SIGALRM);
     static const char name[] = "sysclone-tracer";
     sc_raw5(SYS_prctl, PR_SET_NAME, name, 0, 0, 0);
     sc_raw5(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
@@ -209,22 +288,17 @@ sc_tracer_main(void *tracer)
     sc_settle_in(t);
     if (sc_raw0(SYS_getppid) != t->owner) return 0;
     sc_wait_for_first_command(t);
+    sc_listen_to_children(t, false);
     sc_raw5(SYS_prctl, PR_SET_PDEATHSIG, SC_OWNER_SIGNAL, 0, 0, 0);
-    uint64_t awaited = SC_SIGNAL_BIT(SIGCHLD) | SC_SIGNAL_BIT(SC_COMMAND_SIGNAL) | SC_SIGNAL_BIT(SC_OWNER_SIGNAL);
-    for (;;) {
-        sc_obey(t);
-        int64_t due = sc_take_stops(t);
-        if (t->tasks.held && sc_now() >= t->next_hunt) sc_release_orphans(t);
-        if (!t->tasks.count) break;
-        siginfo_t info = {0};
-        bool looks_again = due >= 0 && due < SC_TELL_AFTER;
-        struct timespec soon = {.tv_nsec = looks_again ? due : SC_TELL_AFTER};
-        bool limited = due >= 0 || t->queue.unsaid || t->tasks.held;
-        long sig = sc_raw4(SYS_rt_sigtimedwait, &awaited, &info, limited ? &soon : 0, 8);
-        if (sig == SIGCHLD && t->tasks.count > SC_FEW_TASKS) sc_take_expected(t, info.si_pid);
-        if (sig == -EAGAIN && !looks_again && t->queue.unsaid) sc_queue_tell(&t->queue);
-        if (sig == SC_OWNER_SIGNAL && !t->owner_is_gone && sc_raw0(SYS_getppid) != t->owner) sc_owner_ended(t);
+    if (sc_raw0(SYS_getppid) != t->owner) return 0;
+    sc_obey(t);
+    while (t->tasks.count) {
+        if (t->listens ? t->tasks.count < SC_FEW_TASKS / 2 : t->tasks.count > SC_FEW_TASKS) sc_listen_to_children(t, !t->listens);
+        if (t->listens) sc_wait_among_many(t);
+        else sc_take_stop(t, -1, 0);
+        sc_look_up(t);
     }
+    sc_tick(t, false);
     __atomic_store_n(&t->done, 1, __ATOMIC_RELEASE);
     sc_queue_tell(&t->queue);
     /* A command that came too late is answered by that. */

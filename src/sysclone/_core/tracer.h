@@ -147,7 +147,8 @@ typedef struct {
     /* Its own. */
     sc_queue queue;
     sc_tasks tasks;
-    bool killing, leaving, owner_is_gone;
+    bool killing, leaving, owner_is_gone, listens, ticks;
+    bool poked, owner_signalled, ticked; /* set by its signal handler */
     uint64_t stops;    /* how often a task was stopped */
     int32_t caller, child; /* who made a task last, and whom, if it has not stopped yet: looked for first */
     int64_t next_hunt; /* when children without a creator are looked for again */

@@ -43,7 +43,7 @@ sc_tracer_free(sc_tracer_object *self)
         sc_tasks_free(&self->tracer->tasks);
         munmap(self->tracer, sizeof *self->tracer);
     }
-    if (self->stack) munmap(self->stack, SC_TRACER_STACK);
+    if (self->stack) munmap(self->stack, 2 * SC_TRACER_STACK);
     if (self->pidfd >= 0) sc_raw1(SYS_close, self->pidfd);
     self->tracer = NULL;
     self->stack = NULL;
@@ -54,15 +54,18 @@ static long
 sc_tracer_start(sc_tracer_object *self)
 {
     sc_tracer *t = self->tracer;
+    uintptr_t low = ((uintptr_t)self->stack + SC_TRACER_STACK - 1) & ~(uintptr_t)(SC_TRACER_STACK - 1);
     sc_clone_plan plan = {.cgroup = -1};
     sc_clone_request request = {
         .plan = &plan,
         .more_flags = CLONE_VM | CLONE_CHILD_CLEARTID | CLONE_PIDFD | CLONE_CLEAR_SIGHAND | CLONE_UNTRACED,
         .pidfd = &self->pidfd,
         .child_tid = &t->attention,
-        .stack_low = (uintptr_t)self->stack,
+        .stack_low = low,
         .stack_bytes = SC_TRACER_STACK,
     };
+    /* A stack whose low end is found from anywhere in it, for the signal handler. */
+    *(sc_tracer **)low = t;
     uint64_t old;
     t->attention = -1;
     sc_signals_block(&old);
@@ -84,7 +87,7 @@ sc_tracer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->pidfd = -1;
     self->reaped = true;
     void *memory = mmap(NULL, sizeof(sc_tracer), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    void *stack = mmap(NULL, SC_TRACER_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    void *stack = mmap(NULL, 2 * SC_TRACER_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     self->tracer = memory == MAP_FAILED ? NULL : memory;
     self->stack = stack == MAP_FAILED ? NULL : stack;
     if (!self->tracer || !self->stack) {
