@@ -46,6 +46,7 @@ FLOORS = {
     3: (
         "_credentials",
         "_clocks",
+        "_descriptors",
         "_filesystem",
         "_mounting",
         "_merge",

@@ -74,6 +74,12 @@ class Context(Description):
         timer_slack_ns: how much later its timers may come; 0 is what it was born with.
         memory_policy: where new memory comes from: a mode of set_mempolicy(2), alone or with nodes.
         parent_death_signal: the signal it gets when the thread that made it ends, and at once if that has ended before.
+        signal_mask: the signals that are blocked in it; None is as in the creator.
+        ignored_signals, default_signals: what is ignored, and what has its default action again. Both last over exec.
+        fds: descriptors by the number that they have there; borrowed, placed all at once, swaps too, and open over exec.
+        environment: the whole of it, for copied and fresh processes and programs.
+        argv0: a program's own name, its first argument.
+        executable: a program by path or borrowed fd (execveat(2)) instead of by its first argument.
         personality: the execution domain, with its flags: personality(2).
         hostname, domainname: of a new or joined UTS namespace; 1 to 64 bytes.
         propagation: of a new mount namespace: "private", which it is where nothing is said, "slave", "shared", "unbindable"

@@ -353,6 +353,8 @@ def start_copied(
     ranges = context.ranges()
     page = ResultPage()
     try:
+        if context.fds:
+            page.keep_clear(target for target, _source in context.fds)
         if context.cgroup is None:
             pid, pidfd = _copy(context, way, page, -1, ranges)
             enter = None

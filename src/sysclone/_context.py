@@ -102,6 +102,13 @@ class Description:
     timer_slack_ns: int | None
     memory_policy: tuple[str, tuple[int, ...]] | None
     parent_death_signal: int | None
+    signal_mask: tuple[int, ...] | None
+    ignored_signals: tuple[int, ...]
+    default_signals: tuple[int, ...]
+    fds: tuple[tuple[int, int], ...]
+    environment: tuple[tuple[str, str], ...] | None
+    argv0: str | None
+    executable: str | int | None
     personality: int | None
     hostname: str | None
     domainname: str | None
@@ -155,6 +162,13 @@ class Description:
         timer_slack_ns: int | None = None,
         memory_policy: str | tuple[str, int | Collection[int]] | None = None,
         parent_death_signal: int | None = None,
+        signal_mask: Collection[int] | None = None,
+        ignored_signals: Collection[int] = (),
+        default_signals: Collection[int] = (),
+        fds: Mapping[int, int] | Sequence[tuple[int, int]] = (),
+        environment: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+        argv0: str | None = None,
+        executable: Path | int | None = None,
         personality: int | None = None,
         hostname: str | None = None,
         domainname: str | None = None,

@@ -130,6 +130,8 @@ def spawn(
     mask: int | None = ...,
     terminal: int = ...,
     is_subreaper: bool = ...,
+    exec_fd: int = ...,
+    exec_fd_stays: bool = ...,
     /,
 ) -> tuple[int, int, int, int, int, BaseException | str | None]: ...
 def finalizing() -> bool: ...

@@ -6,6 +6,7 @@ import sys
 
 from ._errors import ContextError
 from ._flags import Share
+from ._step_rules import check_kind
 from ._transport import pack, pack_with
 from ._unpicklable import blame
 
@@ -26,6 +27,7 @@ def check(context: Description) -> None:
     Raises:
         ContextError: at the field.
     """
+    check_kind(context, "fresh")
     if context.share:
         names = "|".join(one.name or "" for one in Share if one in context.share)
         raise ContextError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ._errors import ContextError
 from ._step_rules import is_set
 from ._steps import steps_of
@@ -41,3 +43,41 @@ def merged(context: Description, **given: Any) -> Description | None:
             )
         changes[name] = value
     return context.replace(**changes) if changes else context
+
+
+def exec_of(context: Description, executable: Any, env: Any) -> tuple[Any, int, Any]:
+    """What is to be executed and with which environment: (executable or None, fd or -1, env or None).
+
+    Raises:
+        ContextError: the context and Popen's keyword both say something.
+    """
+    for name, keyword, value in (("executable", "executable", executable), ("environment", "env", env)):
+        if value is not None and getattr(context, name) is not None:
+            raise ContextError(f"{name} in the context, and {keyword}={value!r} beside it: one of them", field=name)
+    if context.environment is not None:
+        env = dict(context.environment)
+    if isinstance(context.executable, int):
+        return None, context.executable, env
+    return executable if context.executable is None else context.executable, -1, env
+
+
+def is_script(fd: int) -> bool:
+    """Whether the program at an fd is one for an interpreter, which opens it again: then it has to stay open."""
+    try:
+        return os.pread(fd, 2, 0) == b"#!"
+    except OSError:
+        return False
+
+
+def with_stdio(context: Description, stdio: tuple[int, int, int]) -> Description:
+    """The context with the standard streams among its fds: all are placed at once, so that each source is the creator's.
+
+    Raises:
+        ContextError: one of them is a target of the context's too.
+    """
+    given = {number: fd for number, fd in enumerate(stdio) if fd >= 0}
+    placed = dict(context.fds)
+    for number in given:
+        if number in placed:
+            raise ContextError(f"fds has {number}, and stdin, stdout or stderr as well: one of them", field="fds")
+    return context.replace(fds={**given, **placed})

@@ -17,10 +17,11 @@ import warnings
 from . import _core
 from ._cgroup import CgroupDirectory
 from ._context import Description
+from ._descriptors import mask_of
 from ._errors import CloneError, ContextError, SyscloneWarning
 from ._flags import Share, format_flags, format_step
 from ._idmap import plan_of
-from ._merge import merged
+from ._merge import exec_of, is_script, merged, with_stdio
 from ._popen_end import PLAIN, pidfd_of
 from ._popen_tree import Tree
 from ._program import argv_and_program, environment, outside, search, text_encoding
@@ -79,6 +80,7 @@ class Popen(Tree):
     """The program's, as bits; None for the caller's."""
     _terminal_fd: int = -1
     """What becomes its session's terminal; none where negative."""
+    _exec_fd: int = -1
 
     def __init__(
         self,
@@ -166,7 +168,20 @@ class Popen(Tree):
         if together is not None:
             self._asked = together
             cwd, umask, start_new_session, process_group, gid, gids, uid = None, -1, False, -1, None, None, None
+        executable, self._exec_fd, env = exec_of(self._asked, executable, env)
         argv, program = argv_and_program(args, executable, shell)
+        if self._asked.argv0 is not None:
+            argv[0] = self._asked.argv0
+        if self._asked.signal_mask is not None:
+            self._signal_mask = mask_of(self._asked.signal_mask)
+        stdio = (p2cread, c2pwrite, errwrite)
+        kept = {int(fd) for fd in pass_fds}
+        if self._asked.fds:
+            self._asked = with_stdio(self._asked, stdio)
+            stdio = (-1, -1, -1)
+            kept |= {target for target, _source in self._asked.fds if target > 2}
+        if self._exec_fd >= 0:
+            kept.add(self._exec_fd)
         sys.audit("subprocess.Popen", program, argv, named, env)
         paths = search(program, env)
         if self._has_tree:
@@ -176,8 +191,8 @@ class Popen(Tree):
             [os.fsencode(a) for a in argv],
             envp,
             None if cwd is None else os.fsencode(cwd),
-            (p2cread, c2pwrite, errwrite),
-            tuple(sorted({int(fd) for fd in pass_fds})),
+            stdio,
+            tuple(sorted(kept)),
             close_fds,
             restore_signals,
             start_new_session,
@@ -227,7 +242,8 @@ class Popen(Tree):
         if steps:
             setup = take_steps
         terminal = -1 if context.controlling_terminal is not None else self._terminal_fd
-        last: Any = (mask, terminal, self._has_tree)
+        stays = self._exec_fd >= 0 and is_script(self._exec_fd)
+        last: Any = (mask, terminal, self._has_tree, self._exec_fd, stays)
         self._started = time.monotonic()
         if context.cgroup is None:
             return _core.spawn(plan_of(context, "program", drop=_UNDONE_BY_EXEC), *(*rest, setup, *last))
@@ -267,6 +283,8 @@ class Popen(Tree):
             tried = format_step("clone3", int(context.flags), set_tid=context.tid, cgroup=context.cgroup)
             raise CloneError(errno, step=tried if exception == "clone" else str(exception))
         name, filename = _STEPS[step], None
+        if step == _STEP_EXEC and self._exec_fd >= 0:
+            raise CloneError(errno, step=f"execveat({self._exec_fd})")
         if step in (_STEP_CHDIR, _STEP_EXEC):
             filename = cwd if step == _STEP_CHDIR else program
             name = f"{name}({os.fsdecode(filename)})"

@@ -18,7 +18,7 @@ from ._memory import create, map_fd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any, Final
 
     from ._transport import Packed
@@ -107,6 +107,20 @@ class ResultPage:
             self.close()
             raise
         self._view = self.map.view()
+
+    def keep_clear(self, numbers: Iterable[int]) -> None:
+        """Before the child is made: let no fd of this have one of these numbers, which the child will have others at."""
+        import fcntl
+
+        taken = set(numbers)
+        for name in ("_ours", "theirs", "fd"):
+            fd = getattr(self, name)
+            if fd in taken:
+                try:
+                    setattr(self, name, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(taken) + 1))
+                except OSError as e:
+                    raise CloneError(e.errno or 0, step=f"fcntl(F_DUPFD_CLOEXEC, {fd})") from None
+                os.close(fd)
 
     @classmethod
     def arrived(cls, page: int, theirs: int) -> ResultPage:

@@ -185,3 +185,45 @@ def _nanoseconds(seconds: object, field: str) -> int:
 def offsets_text(offsets: tuple[tuple[str, int], ...]) -> bytes:
     """What /proc/PID/timens_offsets takes."""
     return b"".join(b"%s %d %d\n" % (name.encode(), *divmod(ns, 1_000_000_000)) for name, ns in offsets)
+
+
+def signals(value: object, field: str) -> tuple[int, ...]:
+    """Signal numbers."""
+    if not isinstance(value, (tuple, list, set, frozenset)):
+        raise wrong(field, value, "a collection of signals")
+    one = whole(1, 64)
+    return tuple(sorted({int(one(each, field) or 0) for each in value}))
+
+
+def signals_or_none(value: object, field: str) -> tuple[int, ...] | None:
+    """Signal numbers, or None."""
+    return None if value is None else signals(value, field)
+
+
+def fds(value: object, field: str) -> tuple[tuple[int, int], ...]:
+    """Which descriptor becomes which: a mapping of the numbers there to the numbers here becomes pairs."""
+    if not value:
+        return ()
+    rows: Any = value
+    pairs = dict(rows)
+    one = whole(0, (1 << 20) - 1)
+    return tuple(sorted((one(target, field) or 0, one(source, field) or 0) for target, source in pairs.items()))
+
+
+def environment(value: object, field: str) -> tuple[tuple[str, str], ...] | None:
+    """Variables and their values, in the order of their names."""
+    if value is None:
+        return None
+    rows: Any = value
+    pairs = {os.fsdecode(name): os.fsdecode(text) for name, text in dict(rows).items()}
+    for name, text in pairs.items():
+        if not name or "=" in name or "\0" in name + text:
+            raise ContextError(f"{field}: {name!r} is no name, or its value has a null byte in it", field=field)
+    return tuple(sorted(pairs.items()))
+
+
+def argv0(value: object, field: str) -> str | None:
+    """What a program is called in its own arguments."""
+    if value is None or (isinstance(value, str) and "\0" not in value):
+        return value
+    raise wrong(field, value, "a string without null bytes")

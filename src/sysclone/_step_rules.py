@@ -43,7 +43,7 @@ def check_kind(context: Description, kind: str) -> None:
 
     Args:
         context: what was asked for.
-        kind: "light", "copied" or "program"; nothing is said of others.
+        kind: "light", "copied", "fresh" or "program"; nothing is said of others.
 
     Raises:
         ContextError: a field makes no sense for it.
@@ -168,6 +168,65 @@ def _pivots_by_path(context: Description) -> str:
     )
 
 
+def _shares_handlers(context: Description) -> str:
+    return "with share=SIGHAND it would be the creator's too" if Share.SIGHAND in context.share else ""
+
+
+def _twice(context: Description) -> str:
+    both = set(context.ignored_signals) & set(context.default_signals)
+    fixed = {9, 19} & {*context.ignored_signals, *context.default_signals}
+    if fixed:
+        return f"signal {min(fixed)} (SIGKILL, SIGSTOP) does what it does"
+    return f"signal {min(both)} is in ignored_signals and in default_signals" if both else ""
+
+
+def _ends_functions(_context: Description) -> str:
+    return "a light process's signals have their default action, except those that are caught for it: a kill may strike anywhere"
+
+
+def _shares_files(context: Description) -> str:
+    return "with share=FILES they would be the creator's too" if Share.FILES in context.share else ""
+
+
+def _shares_environment(_context: Description) -> str:
+    return "os.environ is memory, and the creator's"
+
+
+def _for_programs(_context: Description) -> str:
+    return "it is for programs"
+
+
+def _is_placed_over(context: Description) -> str:
+    if not isinstance(context.executable, int):
+        return ""
+    if context.executable < 3 or context.executable in dict(context.fds):
+        return "another descriptor takes this number before exec: a higher one is needed"
+    return ""
+
+
+def _borrows(field: str) -> Rule:
+    def rule(context: Description) -> str:
+        return (
+            "a fresh process has not its caller's fds: a path is needed"
+            if isinstance(getattr(context, field), int)
+            else ""
+        )
+
+    return rule
+
+
+def _binds_fds(context: Description) -> str:
+    return "a fresh process has not its caller's fds" if any(isinstance(m.source, int) for m in context.mounts) else ""
+
+
+def _no_fds(_context: Description) -> str:
+    return "a fresh process has not its caller's fds"
+
+
+def _has_another_creator(_context: Description) -> str:
+    return "a fresh process is made by the zygote, whose parent counts"
+
+
 _PROCESS: Final = (_changes_the_process,)
 
 _RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
@@ -183,6 +242,9 @@ _RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
     "io_priority": (_shares_io,),
     "oom_score_adj": _PROCESS,
     "parent_death_signal": (_changes_the_process, _no_child_of_ours),
+    "ignored_signals": (_changes_the_process, _shares_handlers, _twice),
+    "default_signals": (_changes_the_process, _shares_handlers, _twice),
+    "executable": (_is_placed_over,),
     "hostname": (_needs(Namespace.UTS, "the whole machine's"),),
     "domainname": (_needs(Namespace.UTS, "the whole machine's"),),
     "propagation": (_needs_new(Namespace.MOUNT, "it would be the creator's mounts that are changed"),),
@@ -190,11 +252,25 @@ _RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
     "time_offsets": (_needs_new(Namespace.TIME, "only the clocks of a new time namespace can be set"),),
 }
 
+_PROGRAM_ALONE: Final = {"argv0": (_for_programs,), "executable": (_for_programs,)}
+
 _RULES_OF_KIND: Final[Mapping[str, Mapping[str, tuple[Rule, ...]]]] = {
     "light": {
         "limits": (_counts_shared_memory, _kills_at_once),
         "oom_score_adj": (_is_of_the_memory,),
         "parent_death_signal": (_dies_anyway,),
+        "default_signals": (_ends_functions,),
+        "fds": (_shares_files,),
+        "environment": (_shares_environment,),
+        **_PROGRAM_ALONE,
     },
+    "copied": {"fds": (_shares_files,), **_PROGRAM_ALONE},
     "program": {"oom_score_adj": (_cannot_sleep,)},
+    "fresh": {
+        "fds": (_no_fds,),
+        "mounts": (_binds_fds,),
+        "parent_death_signal": (_has_another_creator,),
+        **{field: (_borrows(field),) for field in ("cwd", "root", "controlling_terminal", "foreground")},
+        **_PROGRAM_ALONE,
+    },
 }

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 
-from . import _clocks, _core, _credentials, _filesystem, _network, _priorities, _session
+from . import _clocks, _core, _credentials, _descriptors, _filesystem, _network, _priorities, _session
 from ._errors import CloneError, Unsupported, load_hints
 from ._flags import Share
 from ._step_fields import offsets_text
@@ -75,9 +75,13 @@ def _compiled(context: Description, light: bool, program: bool) -> tuple[Step, .
     steps += _network.steps(context)
     steps += _priorities.steps(context)
     steps += _filesystem.steps(context, NOTES)
+    steps += _descriptors.steps(context)
     steps += _priorities.limit_steps(context, late=False)
     steps += _credential_steps(context)
     steps += _session.late_steps(context)
+    steps += _descriptors.signal_steps(context, program)
+    if context.environment is not None and not program:
+        steps.append(_descriptors.environment_step(context.environment))
     if light and context.changes_credentials and Share.THREAD not in context.share:
         # Every change of ids or capabilities makes the kernel forget it.
         steps.append(("prctl(PR_SET_PDEATHSIG)", _core.light_rearm, ()))

@@ -21,6 +21,10 @@
 #define SYS_close_range 436
 #endif
 
+#ifndef AT_EMPTY_PATH
+#define AT_EMPTY_PATH 0x1000
+#endif
+
 #define SC_MASK_BYTES 8
 
 typedef struct {
@@ -111,6 +115,7 @@ sc_close_fds(const sc_child *c)
         low = fd + 1;
     }
     if (c->close_others) sc_close_range(low, 0x7fffffff);
+    if (c->exec_fd >= 0 && !c->exec_fd_stays) return sc_raw3(SYS_fcntl, c->exec_fd, F_SETFD, FD_CLOEXEC);
     return 0;
 }
 
@@ -118,6 +123,7 @@ static long
 sc_exec(sc_child *c)
 {
     long first = -ENOENT;
+    if (c->exec_fd >= 0) return sc_raw6(SYS_execveat, c->exec_fd, "", c->argv, c->envp, AT_EMPTY_PATH, 0);
     for (int i = 0; c->paths[i]; i++) {
         long error = sc_raw3(SYS_execve, c->paths[i], c->argv, c->envp);
         /* The first refusal that is more than "not here" is the one worth telling. */

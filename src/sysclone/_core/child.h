@@ -31,6 +31,8 @@ typedef struct sc_child {
     size_t keep_count; /* sorted, for exec to leave open */
     bool close_others, reset_handlers, restore_ignored, setsid;
     bool is_subreaper;
+    int exec_fd;       /* the program, or -1 for paths */
+    bool exec_fd_stays; /* open in the program: a script's, which its interpreter opens again */
     int terminal; /* what becomes the terminal of its session, or -1 */
     long pgid, uid, gid, umask; /* -1: as it is */
     const unsigned *groups;

@@ -224,7 +224,8 @@ sc_spawn_run(sc_spawning *s)
 }
 
 /* spawn(plan, paths, argv, envp or None, cwd or None, (fd0, fd1, fd2), keep, close_others, restore_ignored, setsid, pgid,
-         gid, groups or None, uid, umask, setup or None, mask or None, terminal or -1, is_subreaper)
+         gid, groups or None, uid, umask, setup or None, mask or None, terminal or -1, is_subreaper, exec_fd or -1,
+         exec_fd_stays)
    -> (pid, pidfd, step, errno, path index, exception or None): step is 0 when the program runs; pid is 0 when no child
    was made, and then the last is the name of what was refused. The pidfd is the caller's, negative when there is none. */
 PyObject *
@@ -234,12 +235,12 @@ sc_spawn(PyObject *module, PyObject *args)
     PyObject *plan, *paths, *argv, *envp, *cwd, *keep, *groups, *setup, *mask = Py_None;
     sc_spawning s = {.pidfd = -1};
     sc_child *c = &s.child;
-    c->terminal = -1;
-    int close_others, restore_ignored, setsid_, is_subreaper = 0;
-    if (!PyArg_ParseTuple(args, "O!O!O!OO(iii)O!pppllOllO|Oip:spawn", state->plan_type, &plan, &PyList_Type, &paths, &PyList_Type,
+    c->terminal = c->exec_fd = -1;
+    int close_others, restore_ignored, setsid_, is_subreaper = 0, exec_fd_stays = 0;
+    if (!PyArg_ParseTuple(args, "O!O!O!OO(iii)O!pppllOllO|Oipip:spawn", state->plan_type, &plan, &PyList_Type, &paths, &PyList_Type,
                           &argv, &envp, &cwd, &c->stdio[0], &c->stdio[1], &c->stdio[2], &PyTuple_Type, &keep,
                           &close_others, &restore_ignored, &setsid_, &c->pgid, &c->gid, &groups, &c->uid, &c->umask, &setup,
-                          &mask, &c->terminal, &is_subreaper))
+                          &mask, &c->terminal, &is_subreaper, &c->exec_fd, &exec_fd_stays))
         return NULL;
     char *directory = NULL;
     if (cwd != Py_None && PyBytes_AsStringAndSize(cwd, &directory, NULL) < 0) return NULL;
@@ -257,6 +258,7 @@ sc_spawn(PyObject *module, PyObject *args)
     c->restore_ignored = restore_ignored;
     c->setsid = setsid_;
     c->is_subreaper = is_subreaper;
+    c->exec_fd_stays = exec_fd_stays;
     c->group_count = -1;
     s.plan = (sc_plan *)plan;
     PyObject *answer = NULL;
