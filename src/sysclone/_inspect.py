@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any, Final
 
-    _Details = tuple[Status, tuple[tuple[str, str], ...], tuple[int | None, ...], tuple[str, ...]]
+    _Inodes = tuple[tuple[int | None, ...], tuple[int | None, int | None]]
+    _Details = tuple[Status, tuple[tuple[str, str], ...], _Inodes, tuple[str, ...]]
 
 _KINDS: Final = (1, 2, 3, 4, 5, 6)  # KCMP_VM FILES FS SIGHAND IO SYSVSEM: RESOURCES in kcmp's numbers
 _ANSWERS: Final = {-1: Answer.NOTHING, -2: Answer.NOT_ALLOWED, -3: Answer.UNSETTLED, -4: Answer.UNSETTLED}
@@ -265,7 +266,7 @@ class _Look:
         return before.started == now.started and before.is_zombie == now.is_zombie
 
     def _info(self, pid: int, tid: int, stat: Stat, threads: ShareGroup, details: _Details) -> TaskInfo:
-        status, cgroups, inodes, command = details
+        status, cgroups, (inodes, for_children), command = details
         return TaskInfo(
             pid=pid,
             tid=tid,
@@ -282,8 +283,8 @@ class _Look:
             cgroups=cgroups,
             pids=status.pids,
             groups=(*self.groups.get(tid, _OF_THE_KERNEL), threads),
-            inodes=inodes[:-2],
-            inodes_for_children=(inodes[-2], inodes[-1]),
+            inodes=inodes,
+            inodes_for_children=for_children,
         )
 
     def _details(self) -> dict[int, _Details]:
@@ -307,12 +308,13 @@ class _Look:
         return found
 
 
-def _namespaces(at: Sequence[bytes]) -> Iterator[tuple[int | None, ...]]:
-    """The namespaces of each task by its folder, those for its children last; the same tuple for the same ones."""
-    known: dict[tuple[int, ...], tuple[int | None, ...]] = {}
+def _namespaces(at: Sequence[bytes]) -> Iterator[_Inodes]:
+    """The namespaces of each task by its folder, and those for its children; the same tuple for the same ones."""
+    known: dict[tuple[int, ...], _Inodes] = {}
     for row in _core.read_links(tuple(path + b"ns" for path in at), _NAMESPACE_LINKS):
         if row not in known:
-            known[row] = tuple(None if n in (-EACCES, -EPERM) else max(n, 0) for n in row)
+            *own, pid, time_ = [None if n in (-EACCES, -EPERM) else max(n, 0) for n in row]
+            known[row] = tuple(own), (pid, time_)
         yield known[row]
 
 

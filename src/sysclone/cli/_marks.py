@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from .._flags import Namespace, Share
 from .._sharing import NAMESPACES, RESOURCES, Answer, names
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from .._inspect import Inspection
-    from .._sharing import TaskInfo
+    from .._sharing import ShareGroup, TaskInfo
 
 LETTERS: Final = {
     Share.VM: "M", Share.FILES: "F", Share.FS: "D", Share.SIGHAND: "H", Share.IO: "I", Share.SYSVSEM: "U",
@@ -27,6 +29,10 @@ NOTHING: Final = "-"
 UNKNOWN: Final = "?"
 
 SORTS: Final = ("tree", "pid", "name", "shared", "namespaces")
+
+_MARKS: Final = {
+    Answer.ALONE: ALONE, Answer.NOTHING: NOTHING, Answer.NOT_ALLOWED: UNKNOWN, Answer.UNSETTLED: UNKNOWN,
+}  # fmt: skip
 
 RESOURCES_TOLD: Final = "M memory, F file table, D cwd, root and umask, H signal handlers, I I/O context, U undo list"
 MARKS_TOLD: Final = (
@@ -59,38 +65,57 @@ def above(task: TaskInfo) -> int:
     return task.pid if task.is_thread else task.ppid
 
 
-def mark(seen: Inspection, task: TaskInfo, resource: Share) -> str:
-    """How a task has one resource."""
-    group = task.group(resource)
-    if group.answer is Answer.NOTHING:
-        return NOTHING
-    if not group.answer.is_known:
-        return UNKNOWN
-    if group.answer is Answer.ALONE:
-        return ALONE
-    others = set(group.tids) - {task.tid}
-    if not others.isdisjoint(seen._threads_of(above(task))):
-        return WITH_THE_ONE_ABOVE
-    return WITHIN_THE_PROCESS if others <= set(task.group(Share.THREAD).tids) else WITH_ANOTHER_PROCESS
+class Marks:
+    """How the tasks of one look have their resources. Each group is gone through once, however many are in it."""
 
+    def __init__(self, seen: Inspection) -> None:
+        self._seen = seen
+        self._counts: dict[int, Counter[int]] = {}
 
-def marks(seen: Inspection, task: TaskInfo) -> str:
-    """One mark for each of RESOURCES."""
-    return " ".join(mark(seen, task, resource) for resource in RESOURCES)
+    def of(self, task: TaskInfo) -> str:
+        """One mark for each of RESOURCES."""
+        return " ".join(self.mark(task, resource) for resource in RESOURCES)
 
+    def mark(self, task: TaskInfo, resource: Share) -> str:
+        """How a task has one resource."""
+        group = task.group(resource)
+        if group.answer is not Answer.SHARED:
+            return _MARKS[group.answer]
+        processes = self._processes(group)
+        over = above(task)
+        if processes[over] > (over == task.pid):
+            return WITH_THE_ONE_ABOVE
+        return WITHIN_THE_PROCESS if processes[task.pid] == len(group.tids) else WITH_ANOTHER_PROCESS
 
-def own_namespaces(seen: Inspection, task: TaskInfo) -> str:
-    """The namespaces in which a task differs from the one above it; "?" where that may not be looked at."""
-    over = seen.get(above(task))
-    if over is None:
-        return ""
-    if None in task.inodes or None in over.inodes:
-        return UNKNOWN
-    found = Namespace(0)
-    for kind, own, others in zip(NAMESPACES, task.inodes, over.inodes, strict=True):
-        if own and others and own != others:
-            found |= kind
-    return ",".join(names(found)).lower()
+    def is_odd(self, task: TaskInfo) -> bool:
+        """Whether it shares something with another process, or as a thread lacks something that threads share."""
+        for resource in RESOURCES:
+            group = task.group(resource)
+            if group.answer is Answer.SHARED and self._processes(group)[task.pid] < len(group.tids):
+                return True
+            if task.is_thread and group.answer is Answer.ALONE and resource is not Share.IO:
+                return True
+        return False
+
+    def own_namespaces(self, task: TaskInfo) -> str:
+        """The namespaces in which a task differs from the one above it; "?" where that may not be looked at."""
+        over = self._seen.get(above(task))
+        if over is None or over.inodes is task.inodes:
+            return ""
+        if None in task.inodes or None in over.inodes:
+            return UNKNOWN
+        found = Namespace(0)
+        for kind, own, others in zip(NAMESPACES, task.inodes, over.inodes, strict=True):
+            if own and others and own != others:
+                found |= kind
+        return ",".join(names(found)).lower()
+
+    def _processes(self, group: ShareGroup) -> Counter[int]:
+        """How many tasks of each process are in a group."""
+        found = self._counts.get(id(group))
+        if found is None:
+            found = self._counts[id(group)] = Counter(map(self._seen._process_of, group.tids))
+        return found
 
 
 def label(task: TaskInfo) -> str:
@@ -103,16 +128,6 @@ def label(task: TaskInfo) -> str:
 def printable(text: str) -> str:
     """A command line on one line, with nothing in it that a terminal obeys."""
     return "".join(c if c.isprintable() else "\N{MIDDLE DOT}" for c in text)
-
-
-def is_odd(seen: Inspection, task: TaskInfo) -> bool:
-    """Whether it shares something with another process, or as a thread lacks something that threads share."""
-    found = [mark(seen, task, resource) for resource in RESOURCES]
-    if task.is_thread:
-        missing = zip(RESOURCES, found, strict=True)
-        return WITH_ANOTHER_PROCESS in found or any(m == ALONE and r not in (Share.IO,) for r, m in missing)
-    threads = set(task.group(Share.THREAD).tids)
-    return any(not set(task.group(resource).tids) <= threads for resource in RESOURCES)
 
 
 def tree(tasks: list[TaskInfo], *, unicode: bool) -> Iterator[tuple[TaskInfo, str]]:

@@ -10,6 +10,7 @@ from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
+from textual.coordinate import Coordinate
 from textual.message import Message
 from textual.widgets import DataTable, Footer, Input, Static
 
@@ -26,10 +27,8 @@ from ._marks import (
     WITH_ANOTHER_PROCESS,
     WITH_THE_ONE_ABOVE,
     WITHIN_THE_PROCESS,
-    is_odd,
+    Marks,
     label,
-    mark,
-    own_namespaces,
     tree,
 )
 
@@ -41,8 +40,8 @@ _COLUMNS = ("pid", "tid", "S", "M F D H I U", "namespaces", "what")
 _MOST_NAMED = 12
 _COMMAND_CHARACTERS = 200
 
-Row = tuple[TaskInfo, str, str, str]
-"""A task, its marks, its namespaces, and its line of the tree."""
+Row = tuple[TaskInfo, str, str, str, str]
+"""A task, its state, its marks, its namespaces, and its line of the tree."""
 
 
 class Looked(Message):
@@ -147,34 +146,42 @@ class Top(App[None]):
         if seen is None:
             return
         rows = self._ordered(seen)
-        if [row[1:] for row in rows] != [row[1:] for row in self._rows] or [row[0].tid for row in rows] != [
-            row[0].tid for row in self._rows
-        ]:
-            chosen = self._chosen()
-            table = self._table()
-            top, place = table.scroll_y, table.cursor_row
-            table.clear()
-            for task, marks, spaces, line in rows:
-                cells = (str(task.pid), str(task.tid), task.state, _coloured(marks), spaces, line)
-                table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells), key=str(task.tid))
-            tids = [row[0].tid for row in rows]
-            self._rows = rows
-            if rows:
-                row = tids.index(chosen) if chosen in tids else min(place, len(tids) - 1)
-                table.move_cursor(row=row, scroll=False)
-                table.scroll_to(y=top, animate=False)
-        self._rows = rows
+        if [row[0].tid for row in rows] == [row[0].tid for row in self._rows]:
+            self._show_changes(rows)
+        else:
+            self._show_all(rows)
         self._show_summary(seen)
         self._show_chosen()
 
+    def _show_changes(self, rows: list[Row]) -> None:
+        """The same tasks in the same order: only what has changed is written."""
+        table = self._table()
+        before, self._rows = self._rows, rows
+        for place, (old, new) in enumerate(zip(before, rows, strict=True)):
+            if old[1:] != new[1:] or old[0].pid != new[0].pid:
+                for column, cell in enumerate(_cells(new)):
+                    table.update_cell_at(Coordinate(place, column), cell)
+
+    def _show_all(self, rows: list[Row]) -> None:
+        chosen, table = self._chosen(), self._table()
+        top, place = table.scroll_y, table.cursor_row
+        table.clear()
+        for row in rows:
+            table.add_row(*_cells(row), key=str(row[0].tid))
+        self._rows = rows
+        if rows:
+            tids = [row[0].tid for row in rows]
+            table.move_cursor(row=tids.index(chosen) if chosen in tids else min(place, len(tids) - 1), scroll=False)
+            table.scroll_to(y=top, animate=False)
+
     def _ordered(self, seen: Inspection) -> list[Row]:
-        tasks = [task for task in seen if self._is_wanted(seen, task)]
-        branches = dict(tree(tasks, unicode=True)) if self._sort == "tree" else dict.fromkeys(tasks, "")
+        marks = Marks(seen)
+        tasks = [task for task in seen if self._is_wanted(marks, task)]
+        branches = list(tree(tasks, unicode=True)) if self._sort == "tree" else [(task, "") for task in tasks]
         rows = []
-        for task, branch in branches.items():
-            marks = " ".join(mark(seen, task, resource) for resource in RESOURCES)
+        for task, branch in branches:
             line = branch + label(task)[:_COMMAND_CHARACTERS]
-            rows.append((task, marks, own_namespaces(seen, task), line))
+            rows.append((task, task.state, marks.of(task), marks.own_namespaces(task), line))
         text = self._filter.lower()
         if text:
             rows = [
@@ -183,12 +190,12 @@ class Top(App[None]):
         order = _ORDERS.get(self._sort)
         return sorted(rows, key=order) if order else rows
 
-    def _is_wanted(self, seen: Inspection, task: TaskInfo) -> bool:
+    def _is_wanted(self, marks: Marks, task: TaskInfo) -> bool:
         if task.kernel_thread and not self._shown["kernel"]:
             return False
         if task.is_thread and not self._shown["threads"]:
             return False
-        return not self._shown["odd"] or is_odd(seen, task)
+        return not self._shown["odd"] or marks.is_odd(task)
 
     def _show_summary(self, seen: Inspection) -> None:
         shown = [name for name, on in self._shown.items() if on and name in ("odd", "kernel", "paused")]
@@ -270,8 +277,13 @@ _ORDERS: dict[str, Any] = {
     "pid": lambda row: (row[0].pid, row[0].tid),
     "name": lambda row: (row[0].name.lower(), row[0].pid, row[0].tid),
     "shared": _shared_most,
-    "namespaces": lambda row: (row[2] in ("", UNKNOWN), row[2], row[0].pid, row[0].tid),
+    "namespaces": lambda row: (row[3] in ("", UNKNOWN), row[3], row[0].pid, row[0].tid),
 }
+
+
+def _cells(row: Row) -> list[Text]:
+    task, state, marks, spaces, line = row
+    return [Text(str(task.pid)), Text(str(task.tid)), Text(state), _coloured(marks), Text(spaces), Text(line)]
 
 
 def _coloured(marks: str) -> Text:

@@ -7,13 +7,12 @@ import json
 import sys
 
 from .._inspect import inspect
-from ._marks import MARKS_TOLD, RESOURCES_TOLD, add_tasks, is_odd, label, marks, own_namespaces, tree
+from ._marks import MARKS_TOLD, RESOURCES_TOLD, Marks, add_tasks, label, tree
 from ._table import show
 from ._tell import FAILED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .._inspect import Inspection
     from .._sharing import TaskInfo
 
 COMMAND_CHARACTERS = 100
@@ -44,13 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Look, and print."""
     seen = inspect(args.pids or None)
-    chosen = [task for task in seen if _is_wanted(seen, task, args)]
+    marks = Marks(seen)
+    chosen = [task for task in seen if _is_wanted(marks, task, args)]
     if args.json:
         print(json.dumps({**seen.as_dict(), "tasks": [task.as_dict() for task in chosen]}, indent=2))
         return 0
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")
     listed = [(task, "") for task in chosen] if args.table else list(tree(chosen, unicode=unicode))
-    rows = [_row(seen, task, branch + _short(label(task), args.wide)) for task, branch in listed]
+    rows = [_row(marks, task, branch + _short(label(task), args.wide)) for task, branch in listed]
     processes = len({task.pid for task in chosen})
     show(f"{_many(len(chosen), 'task')} in {_many(processes, 'process', 'processes')}", HEADINGS, rows)
     print(f"\n{RESOURCES_TOLD}\n{MARKS_TOLD}")
@@ -61,16 +61,16 @@ def _many(count: int, one: str, several: str = "") -> str:
     return f"{count} {one if count == 1 else several or one + 's'}"
 
 
-def _is_wanted(seen: Inspection, task: TaskInfo, args: argparse.Namespace) -> bool:
+def _is_wanted(marks: Marks, task: TaskInfo, args: argparse.Namespace) -> bool:
     if task.kernel_thread and not (args.kernel or args.pids):
         return False
     if task.is_thread and args.no_threads:
         return False
-    return not args.odd or is_odd(seen, task)
+    return not args.odd or marks.is_odd(task)
 
 
-def _row(seen: Inspection, task: TaskInfo, what: str) -> list[str]:
-    return [str(task.pid), str(task.tid), task.state, marks(seen, task), own_namespaces(seen, task), what]
+def _row(marks: Marks, task: TaskInfo, what: str) -> list[str]:
+    return [str(task.pid), str(task.tid), task.state, marks.of(task), marks.own_namespaces(task), what]
 
 
 def _short(text: str, wide: bool) -> str:
