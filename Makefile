@@ -81,7 +81,7 @@ soak: $(STAMPS)/build $(STAMPS)/dev ## the tests that run for long
 
 # --- to know
 
-bench: $(STAMPS)/build $(STAMPS)/dev ## ours against the C floors and the peers, as ratios: make bench ARGS="--list"
+bench: $(STAMPS)/build $(STAMPS)/dev $(STAMPS)/bench ## ours against the C floors and the peers, as ratios: make bench ARGS="--list"
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
 
 docs: $(STAMPS)/venv ## check that what the pages link to is there
@@ -117,6 +117,11 @@ $(STAMPS)/build: $(STAMPS)/venv $(C_FILES) $(BUILD_FILES)
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
 	@$(BIN)/python $(PIP) install --no-build-isolation -e '.[cli,dev]'
 	@touch $(STAMPS)/build $@
+
+# The peers, for the benchmark alone.
+$(STAMPS)/bench: $(STAMPS)/dev
+	@$(BIN)/python $(PIP) install --no-build-isolation -e '.[bench]'
+	@touch $(STAMPS)/build $(STAMPS)/dev $@
 
 $(STAMPS)/asan: $(C_FILES) $(BUILD_FILES) $(wildcard src/sysclone/*.py src/sysclone/*.pyi src/sysclone/*/*.py)
 	@mkdir -p $(STAMPS)

@@ -102,7 +102,7 @@ ROWS = (
     Row("call-clone", CALL, C_CLONE, target=1.5, flat=1.2),
     Row("call-thread", CALL, THREAD, target=1.0),
     Row("call-pthread", CALL, C_THREAD),
-    Row("copied-fork", COPIED_CALL, C_FORK, target=1.3),
+    Row("copied-fork", COPIED_CALL, C_FORK),
     Row("run-exec", RUN, C_EXEC, target=1.3, flat=1.2, batch_ms=5),
     Row("run-subprocess", RUN, SUBPROCESS, target=1.0, noise=0.05, batch_ms=5),
     Row("start-thread", START, THREAD, target=1.5, flat=1.2),

@@ -78,10 +78,11 @@ def end_group(process: subprocess.Popen[str]) -> None:
 def all_rows() -> Sequence[harness.Row]:
     """Every row there is, in the order of measuring; the package under test is imported only here."""
     import rows_core
+    import rows_processes
     import rows_seeing
     import rows_trace
 
-    return (*rows_core.ROWS, *rows_seeing.ROWS, *rows_trace.ROWS)
+    return (*rows_core.ROWS, *rows_processes.ROWS, *rows_seeing.ROWS, *rows_trace.ROWS)
 
 
 def serve(gib: float) -> None:

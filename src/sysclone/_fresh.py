@@ -48,18 +48,26 @@ def check(context: Description) -> None:
         "suspend_caller": (context.suspend_caller, "it would be the zygote that waits"),
         "memory_exclude": (context.memory_exclude, "none of the caller's memory is copied"),
         "memory_wipe": (context.memory_wipe, "none of the caller's memory is copied"),
+        "parent_death_signal": (
+            context.parent_death_signal is not None,
+            "it would come at the end of the thread that started the zygote",
+        ),
     }
+    for field in ("cwd", "root", "controlling_terminal", "foreground"):
+        refused[field] = (isinstance(getattr(context, field), int), "a number of the caller's file table; name a path")
     for field, (asked, why) in refused.items():
         if asked:
             raise ContextError(f"{field} for a fresh process: {why}", field=field)
 
 
 def for_zygote(context: Description) -> Description:
-    """The same as the zygote is to make it: the cgroup comes as an fd, and the caller is its parent's parent."""
-    return context.replace(parent="sibling", exit_signal=None, cgroup=None)
+    """The same as the zygote is to make it, without what comes beside it: the cgroup's fd, and setup."""
+    return context.replace(parent="sibling", exit_signal=None, cgroup=None, setup=None)
 
 
-def pack_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Packed, bool]:
+def pack_call(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], setup: Callable[[], object] | None
+) -> tuple[Packed, bool]:
     """Pickle a call: by name where that is possible, by value with cloudpickle for the rest.
 
     Returns:
@@ -69,17 +77,18 @@ def pack_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
         ContextError: something of it cannot be pickled, and what.
     """
     pickler = cloudpickler()
+    whole = (fn, args, kwargs, setup)
     try:
-        packed = pack((fn, args, kwargs), fallback=lambda: pickler)
+        packed = pack(whole, fallback=lambda: pickler)
     except Exception as e:
-        raise _refusal(fn, args, kwargs, e, pickler) from None
+        raise _refusal(whole, e, pickler) from None
     if not any(b"__main__" in bytes(piece) for piece in packed.pieces if len(piece) < 1 << 20):
         return packed, False
     if pickler is None:
         return packed, True
     # By name it would need the main module, which is run again for it; by value it does not.
     packed.close()
-    return pack_with(pickler, (fn, args, kwargs)), False
+    return pack_with(pickler, whole), False
 
 
 def cloudpickler() -> Any:
@@ -91,18 +100,18 @@ def cloudpickler() -> Any:
     return cloudpickle.Pickler
 
 
-def _refusal(
-    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception, pickler: Any
-) -> ContextError:
+def _refusal(whole: tuple[Any, ...], error: Exception, pickler: Any) -> ContextError:
     """Which part of a call it is."""
-    parts: list[tuple[str, str, object]] = [("the function", "fn", fn)]
+    fn, args, kwargs, setup = whole
+    parts: list[tuple[str, str, object]] = [("the function", "fn", fn), ("the context's setup", "setup", setup)]
     parts += [(f"args[{i}]", "args", one) for i, one in enumerate(args)]
     parts += [(f"kwargs[{name!r}]", "kwargs", one) for name, one in kwargs.items()]
     for words, field, part in parts:
         try:
             pack(part, fallback=lambda: pickler).close()
         except Exception as e:
-            advice = "" if pickler is not None or field != "fn" else ". cloudpickle takes such functions: " + _INSTALL
+            takes = pickler is None and field in ("fn", "setup")
+            advice = f". cloudpickle takes such functions: {_INSTALL}" if takes else ""
             return ContextError(blame(words, part, e, lambda: pickler) + advice, field=field)
     return ContextError(f"the call cannot be pickled: {type(error).__name__}: {error}", field="args")
 

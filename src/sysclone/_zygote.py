@@ -162,7 +162,7 @@ class Zygote:
             )
         reap_abandoned()
         what = getattr(fn, "__qualname__", type(fn).__name__)
-        packed, needs_main = pack_call(fn, args, kwargs)
+        packed, needs_main = pack_call(fn, args, kwargs, context.setup)
         if needs_main:
             # What the task sends back of it is called so there, as with multiprocessing.
             sys.modules.setdefault("__mp_main__", sys.modules["__main__"])

@@ -23,7 +23,7 @@ from ._child import live
 from ._errors import CloneError
 from ._flags import format_step
 from ._idmap import plan_of
-from ._result import CLAIM, PID, ResultPage
+from ._result import CLAIM, PID, ResultPage, load
 from ._steps import steps_of, take
 from ._transport import read_letter, receive_fds, send_fds, unpickle
 
@@ -239,8 +239,8 @@ def _make(request: Request, let_go: Callable[[], None]) -> tuple[int, int]:
     at = 2 + bool(request.flags & HAS_CWD) + 3 * bool(request.flags & HAS_STDIO)
     cgroup = request.fds[at] if request.flags & HAS_CGROUP and request.born_in_cgroup else -1
     plan = plan_of(context, "copied", cgroup=cgroup)
-    # A child waits there while its id maps are written, and only then.
-    gate = _GATE if context.uid_map is None and context.gid_map is None else _new_gate()
+    # A child waits there while its id maps and the like are written, and only then.
+    gate = _new_gate() if context.new else _GATE
     try:
         pid, pidfd = _core.copied(plan, RAW, gate)
     except OSError as e:
@@ -267,10 +267,13 @@ def _live(request: Request, context: Description, steps: tuple[Any, ...], let_go
 
     def prepare() -> tuple[Callable[..., Any], Any, Any]:
         _put_in_place(request)
-        take(steps)
         if request.main is not None:
             import_main(*request.main)
-        fn, args, kwargs = _unpack(request)
+        # Before the steps: afterwards its modules may be out of sight, or of reach.
+        fn, args, kwargs, setup = _unpack(request)
+        if steps:
+            load()
+        take(steps if setup is None else steps_of(context.replace(setup=setup), light=False))
         return fn, args, kwargs
 
     live(page, context.timeout, prepare, fallback=_loaded_pickler)

@@ -456,7 +456,36 @@ def own_cgroup():
         path.rmdir()
 
 
+@requires("root")
+def test_steps_are_taken(kept):
+    """cwd, umask, limits, session and setup are the task's, as of any other kind; setup may be a closure."""
+    import resource
+
+    context = Context(
+        cwd="/usr",
+        umask=0o70,
+        limits={"NOFILE": 99},
+        session=True,
+        setup=lambda: os.environ.__setitem__("SET_UP", "yes"),
+    )
+
+    def look():
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return os.getcwd(), os.umask(0), limit[0], os.getsid(0) == os.getpid(), os.environ.get("SET_UP")
+
+    assert kept.call_in(context, look) == ("/usr", 0o70, 99, True, "yes")
+
+
+def test_a_setup_that_cannot_be_pickled_is_refused(kept):
+    """It is named like any other part of the call."""
+    with pytest.raises(ContextError, match="the context's setup") as caught:
+        kept.call_in(Context(setup=threading.Lock().acquire), int)
+    assert caught.value.field == "setup"
+
+
 REFUSED = {
+    "cwd": Context(cwd=0),
+    "parent_death_signal": Context(parent_death_signal=9),
     "share": Context(share=Share.FILES),
     "memory": Context.light(),
     "parent": Context(parent="sibling"),
