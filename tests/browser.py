@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import select
+import signal
 import struct
 import subprocess
 import tempfile
 import zlib
 from pathlib import Path
+from typing import Any, Self
 
 SECONDS = 50
 
@@ -97,3 +102,95 @@ def nearest(left: int, above: int, corner: int) -> int:
     guess = left + above - corner
     a, b, c = abs(guess - left), abs(guess - above), abs(guess - corner)
     return left if a <= b and a <= c else above if b <= c else corner
+
+
+class Tab:
+    """A page that is open, with a mouse and keys, by Chromium's own protocol over two pipes."""
+
+    def __init__(self, page: Path) -> None:
+        self._home = tempfile.TemporaryDirectory(prefix="sysclone-chromium-", ignore_cleanup_errors=True)
+        theirs_in, self._to = os.pipe()
+        self._from, theirs_out = os.pipe()
+        options = (
+            "--headless --no-sandbox --disable-gpu --no-first-run --window-size=1000,420 --force-device-scale-factor=1"
+        )
+        # It reads from fd 3 and writes to fd 4.
+        line = (
+            f"exec 3<&{theirs_in} 4>&{theirs_out}; exec chromium {options} --remote-debugging-pipe --user-data-dir=$0"
+        )
+        self._process = subprocess.Popen(
+            ["bash", "-c", line, self._home.name], pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self._number, self._rest, self._session = 0, b"", ""
+        self._heard: set[object] = set()
+        try:
+            target = self.send("Target.createTarget", url="about:blank")["targetId"]
+            self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            self.send("Page.enable")
+            self.send("Page.navigate", url=page.as_uri())
+            while "Page.loadEventFired" not in self._heard:
+                self._next()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _next(self) -> dict[str, Any]:
+        """The next thing that it says."""
+        while b"\0" not in self._rest:
+            assert select.select([self._from], [], [], SECONDS)[0], "Chromium says nothing more"
+            piece = os.read(self._from, 1 << 16)
+            assert piece, "Chromium has ended"
+            self._rest += piece
+        one, _, self._rest = self._rest.partition(b"\0")
+        told: dict[str, Any] = json.loads(one)
+        self._heard.add(told.get("method"))
+        return told
+
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Ask for something, and give the answer."""
+        self._number += 1
+        asked = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            asked["sessionId"] = self._session
+        os.write(self._to, json.dumps(asked).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                return dict(answer["result"])
+
+    def run(self, script: str) -> Any:
+        """What an expression of the page's comes to, when the page has been drawn again."""
+        drawn = f"new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r))).then(() => ({script}))"
+        answer = self.send("Runtime.evaluate", expression=drawn, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
+        """A mouse event: "mouseMoved", "mousePressed", "mouseReleased", "mouseWheel"."""
+        self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
+
+    def click(self, x: float, y: float) -> None:
+        """A click of the left button."""
+        self.mouse("mousePressed", x, y, button="left", clickCount=1)
+        self.mouse("mouseReleased", x, y, button="left", clickCount=1)
+
+    def type(self, text: str) -> None:
+        """Press a key for each letter; a carriage return is Enter."""
+        for letter in text:
+            name = {"\r": "Enter"}.get(letter, letter)
+            self.send("Input.dispatchKeyEvent", type="keyDown", key=name, text=letter)
+            self.send("Input.dispatchKeyEvent", type="keyUp", key=name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._to)
+        os.close(self._from)
+        with self._process:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._home.cleanup()

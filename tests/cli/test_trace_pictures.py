@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from browser import picture_of, text_of
+from browser import Tab, picture_of, text_of
 from features import requires
 
 pytestmark = requires("ptrace")
@@ -129,6 +129,48 @@ def test_chromium_builds_the_tree_and_finds(traced):
     assert "CLONE_FS" in tip
     assert "exited with 0" in tip
     assert f'data-ready="{len(page_rows(file))}"' in dom
+
+
+@requires("chromium")
+def test_chromium_answers_mouse_and_keys(traced):
+    """Hovering tells of a task, searching finds and goes to it, the wheel zooms, a fold hides what is below, t the threads."""
+    file, told = traced("html")
+    place = "[...document.querySelectorAll('.row')].find(row => row.querySelector('.tid').textContent.trim() === '{}')"
+    with Tab(file) as tab:
+
+        def middle(tid):
+            box = f"{place.format(tid)}.getBoundingClientRect()"
+            return tab.run(f"[{box}.right - 20, {box}.top + 9]")
+
+        tab.mouse("mouseMoved", *middle(told["light"]))
+        tip = tab.run("[getComputedStyle($('tip')).display, $('tip').innerText]")
+        assert tip[0] == "block"
+        assert f"{told['light']} " in tip[1]
+        assert "CLONE_VM" in tip[1]
+        assert tab.run(f"{place.format(told['light'])}.className") == "row chosen"
+
+        tab.mouse("mouseMoved", 500, 5)
+        assert tab.run("getComputedStyle($('tip')).display") == "none"
+        tab.type("/")
+        tab.type("kill -9\r")
+        assert tab.run("[$('search').value, $('found').textContent.split(' ')[0], location.hash]") == [
+            "kill -9", "1", f"#q=kill+-9&task={told['killed']}",
+        ]  # fmt: skip
+
+        span = tab.run("state.to - state.from")
+        tab.mouse("mouseWheel", 600, 300, deltaX=0, deltaY=-300, modifiers=2)
+        assert tab.run("state.to - state.from") < 0.8 * span
+        tab.run("$('search').blur()")
+        tab.type("0")
+        assert tab.run("state.to - state.from") == pytest.approx(span, rel=0.1)
+
+        tab.type("t")
+        assert tab.run(f"{place.format(told['thread'])} === undefined")
+        x, y = tab.run("(box => [box.left + 7, box.top + 9])(document.querySelector('.fold').getBoundingClientRect())")
+        tab.click(x, y)
+        assert tab.run("document.querySelectorAll('.row').length") == 1
+        tab.type("d")
+        assert tab.run("document.documentElement.dataset.theme") == "dark"
 
 
 @requires("chromium")
