@@ -229,6 +229,23 @@ def seccomp() -> str | None:
 
 
 @probe
+def libseccomp() -> str | None:
+    """The library that compiles filters."""
+    try:
+        ctypes.CDLL("libseccomp.so.2")
+    except OSError as error:
+        return str(error)
+    return None
+
+
+@probe
+def landlock() -> str | None:
+    """Landlock, in use: Linux 5.13."""
+    result = raw(444, 0, 0, 1)
+    return None if result > 0 else f"landlock_create_ruleset says {error_name(result)}"
+
+
+@probe
 def set_tid() -> str | None:
     """clone3's set_tid: Linux 5.5, and the right to choose pids in this pid namespace."""
     return clone3() or root()

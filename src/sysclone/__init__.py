@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ._flags import Share as Share
     from ._inspect import Inspection as Inspection
     from ._inspect import inspect as inspect
+    from ._landlock_rules import Landlock as Landlock
     from ._memory import result_buffer as result_buffer
     from ._mount_types import Mount as Mount
     from ._namespaces import Namespaces as Namespaces
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from ._run import getstatusoutput as getstatusoutput
     from ._run import run as run
     from ._scheduling import Scheduling as Scheduling
+    from ._seccomp_filter import SeccompFilter as SeccompFilter
     from ._shared import Shared as Shared
     from ._shared import shared as shared
     from ._sharing import Answer as Answer
@@ -95,6 +97,7 @@ _LATE = {
     "Inspection": "_inspect",
     "Executor": "executor",
     "Future": "executor",
+    "Landlock": "_landlock_rules",
     "Mount": "_mount_types",
     "Namespace": "_flags",
     "Namespaces": "_namespaces",
@@ -104,6 +107,7 @@ _LATE = {
     "ResultError": "_errors",
     "SetnsEvent": "_trace_events",
     "Scheduling": "_scheduling",
+    "SeccompFilter": "_seccomp_filter",
     "Share": "_flags",
     "ShareGroup": "_sharing",
     "Shared": "_shared",
@@ -164,6 +168,7 @@ __all__ = [
     "Explanation",
     "Future",
     "Inspection",
+    "Landlock",
     "Mount",
     "Namespace",
     "Namespaces",
@@ -172,6 +177,7 @@ __all__ = [
     "Relation",
     "ResultError",
     "Scheduling",
+    "SeccompFilter",
     "SetnsEvent",
     "Share",
     "ShareGroup",

@@ -87,6 +87,8 @@ class Context(Description):
         mounts: Mount values, made in order, in a new or joined mount namespace.
         time_offsets: seconds by which "monotonic" and "boottime" are ahead in a new time namespace. Linux 5.6.
         keyring: the name of a session keyring to join, or True for one without a name.
+        landlock: a Landlock. Linux 5.13.
+        seccomp: a SeccompFilter, or a program of the kernel's in bytes.
         setup: a function without arguments that is called in the task, after all of the above: with the new ids, before
             no_new_privs and limits of memory. What it raises, the start raises.
 

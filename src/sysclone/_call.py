@@ -420,6 +420,8 @@ def _copied_at_once(context: Description, fn: Callable[..., Any], args: tuple[An
     flush()
     page = ResultPage()
     try:
+        if context.fds:
+            page.keep_clear(target for target, _source in context.fds)
         try:
             pid, pidfd, code, status = _core.copied_call(plan, way, page.map, ranges)
         except OSError as e:

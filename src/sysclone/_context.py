@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
     from ._capabilities import Capabilities
     from ._fields import Buffer
+    from ._landlock_rules import Landlock
     from ._mount_types import Mount
     from ._scheduling import Scheduling
+    from ._seccomp_filter import SeccompFilter
 
     Path = str | os.PathLike[str]
 
@@ -116,6 +118,8 @@ class Description:
     mounts: tuple[Mount, ...]
     time_offsets: tuple[tuple[str, int], ...]
     keyring: str | None
+    landlock: Landlock | None
+    seccomp: SeccompFilter | bytes | None
     setup: Callable[[], object] | None
     _kept: dict[object, Any]
 
@@ -176,6 +180,8 @@ class Description:
         mounts: Mount | Sequence[Mount] = (),
         time_offsets: Mapping[str, float] | Sequence[tuple[str, int]] = (),
         keyring: str | bool | None = None,
+        landlock: Landlock | None = None,
+        seccomp: SeccompFilter | bytes | None = None,
         setup: Callable[[], object] | None = None,
     ) -> None:
         given = locals()

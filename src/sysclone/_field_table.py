@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import _fields as check
-from . import _mount_types
+from . import _landlock_rules, _mount_types, _seccomp_filter
 from . import _step_fields as step
 from ._flags import Namespace, Share
 
@@ -46,6 +46,8 @@ STEPS: Final[Mapping[str, Field]] = {
     "mounts": ((), _mount_types.mounts),
     "time_offsets": ((), step.time_offsets),
     "keyring": (None, step.keyring),
+    "landlock": (None, _landlock_rules.landlock),
+    "seccomp": (None, _seccomp_filter.seccomp),
     "setup": (None, step.function),
 }
 

@@ -188,6 +188,20 @@ def _keys_edquot(_detail: str) -> str:
     return lines(f"uid {uid} has as many keys as kernel.keys.{kind} allows ({read(f'/proc/sys/kernel/keys/{kind}')})")
 
 
+def _seccomp_eacces(_detail: str) -> str:
+    return lines("a filter without no_new_privs needs CAP_SYS_ADMIN, and this task has it not", "no_new_privs=True")
+
+
+def _seccomp_einval(_detail: str) -> str:
+    return lines(
+        "the kernel's check of the program failed: it jumps out of itself, or has an instruction that seccomp has not"
+    )
+
+
+def _landlock_e2big(_detail: str) -> str:
+    return lines("the task has 16 Landlock rulesets over it already")
+
+
 STEP_HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("setsid", errno.EPERM): _setsid_eperm,
     ("setpgid", errno.EPERM): _setpgid_eperm,
@@ -217,6 +231,10 @@ STEP_HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("mount-propagation", errno.EINVAL): _private_einval,
     ("write", errno.ERANGE): _clocks_erange,
     ("unshare", errno.ERANGE): _clocks_erange,
+    ("seccomp", errno.EACCES): _seccomp_eacces,
+    ("seccomp", errno.EINVAL): _seccomp_einval,
+    ("landlock_restrict_self", errno.EPERM): _seccomp_eacces,
+    ("landlock_restrict_self", errno.E2BIG): _landlock_e2big,
     ("keyctl", errno.EDQUOT): _keys_edquot,
     ("keyctl", errno.ENOSYS): _not_built("keyrings (CONFIG_KEYS)"),
 }

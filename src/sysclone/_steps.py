@@ -11,14 +11,25 @@ The order:
 3. groups, gid, uid, capabilities, in the order that capabilities(7) demands;
 4. what belongs to the new ids, and what a change of ids takes away: keyring, parent-death signal;
 5. `setup`, and a program's preexec_fn;
-6. what would bind those too: limits of memory, no_new_privs.
+6. what would bind those too: limits of memory, no_new_privs, Landlock, and seccomp last of all.
 """
 
 from __future__ import annotations
 
 import os
 
-from . import _clocks, _core, _credentials, _descriptors, _filesystem, _network, _priorities, _session
+from . import (
+    _clocks,
+    _core,
+    _credentials,
+    _descriptors,
+    _filesystem,
+    _filters,
+    _landlock,
+    _network,
+    _priorities,
+    _session,
+)
 from ._errors import CloneError, Unsupported, load_hints
 from ._flags import Share
 from ._step_fields import offsets_text
@@ -75,6 +86,10 @@ def _compiled(context: Description, light: bool, program: bool) -> tuple[Step, .
     steps += _network.steps(context)
     steps += _priorities.steps(context)
     steps += _filesystem.steps(context, NOTES)
+    if context.landlock is not None:
+        above = max((target for target, _source in context.fds), default=0) + 1
+        compiled = _landlock.Compiled(context.landlock)
+        steps.append(("landlock_create_ruleset", _landlock.gather, (compiled, above, NOTES)))
     steps += _descriptors.steps(context)
     steps += _priorities.limit_steps(context, late=False)
     steps += _credential_steps(context)
@@ -88,16 +103,21 @@ def _compiled(context: Description, light: bool, program: bool) -> tuple[Step, .
     if dies_with is not None:
         name = f"prctl(PR_SET_PDEATHSIG, {dies_with})"
         steps.append((name, _session.die_with, (dies_with, _session.creator(), NOTES)))
-    after = _last_steps(context)
+    after = _last_steps(context, light, program)
     if context.setup is not None or after:
         steps.append(("setup", _functions, (context.setup,)))
     return (*steps, *after)
 
 
-def _last_steps(context: Description) -> list[Step]:
+def _last_steps(context: Description, light: bool, program: bool) -> list[Step]:
     steps = _priorities.limit_steps(context, late=True)
     if context.no_new_privs:
         steps.append(("prctl(PR_SET_NO_NEW_PRIVS)", _credentials.set_no_new_privs, ()))
+    if context.landlock is not None:
+        steps.append(("landlock_restrict_self", _landlock.restrict, (NOTES,)))
+    if context.seccomp is not None:
+        code = _filters.program_of(context.seccomp, light, program)
+        steps.append(("seccomp(SECCOMP_SET_MODE_FILTER)", _filters.load, (code,)))
     return steps
 
 
