@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 
-from ._errors import ContextError, SyscloneWarning
+from ._errors import ContextError, SyscloneWarning, Unsupported
+from ._kernel import is_at_least
 from ._trace_begin import MODE_ALL, MODE_EVENTS, MODE_FILTER, attach, find_program, start, why_no_filter
 from ._trace_policy import FOLLOW, Policy
 
@@ -57,6 +58,7 @@ def trace(
 
     Raises:
         CloneError: the program could not be started, or the kernel does not let us trace (with a hint).
+        Unsupported: the kernel is older than 5.3, or our children get a pid namespace of their own (unshare).
         ContextError: none or several of args, pid and system, or an unknown follow.
 
     Warns:
@@ -64,6 +66,8 @@ def trace(
     """
     if (args is not None) + (pid is not None) + system != 1:
         raise ContextError("trace needs one of three: a program, a pid, or system=True", field="args")
+    if not is_at_least("5.3"):
+        raise Unsupported("tracing", since="5.3")
     if follow not in FOLLOW:
         raise ContextError(f"follow={follow!r}: it is one of {', '.join(FOLLOW)}", field="follow")
     if depth is not None and depth < 0:

@@ -8,7 +8,7 @@ import stat
 from errno import EALREADY, EPERM, ESRCH
 
 from . import _core
-from ._errors import CloneError
+from ._errors import CloneError, Unsupported
 from ._popen import Popen
 from ._trace_build import Builder
 from ._trace_session import BATCH, KILL, Trace
@@ -76,7 +76,7 @@ def _capable(bit: int) -> bool:
 def start(
     args: Any, mode: int, policy: Policy, kill_on_exit: bool, context: Description | None, keywords: dict[str, Any]
 ) -> Trace:
-    tracer = _core.Tracer(mode, kill_on_exit)
+    tracer = begin_tracer(mode, kill_on_exit)
     own_setup = keywords.pop("preexec_fn", None)
     builder = Builder(look)
     entered = False
@@ -94,16 +94,42 @@ def start(
     try:
         process = Popen(args, context=context, preexec_fn=setup, **keywords)
     except BaseException:
-        tracer.command(KILL)
-        while tracer.read(-1, BATCH) is not None:
-            pass
-        tracer.close()
+        end(tracer)
         raise
     builder.root = process.pid
     policy.begin(process.pid)
     told = Trace(tracer, builder, policy)
     told.process = process
     return told
+
+
+def end(tracer: _core.Tracer) -> None:
+    """End a tracer whose program did not begin."""
+    try:
+        tracer.command(KILL)
+        while tracer.read(-1, BATCH) is not None:
+            pass
+    except ProcessLookupError:
+        pass  # it was killed
+    tracer.close()
+
+
+def begin_tracer(mode: int, kill_on_exit: bool) -> _core.Tracer:
+    """A tracer in our own pid namespace: as the first process of another it would end that when it ends.
+
+    Raises:
+        Unsupported: our children get a pid namespace of their own, by unshare or setns.
+    """
+    try:
+        ours, childrens = (os.readlink(f"/proc/thread-self/ns/{name}") for name in ("pid", "pid_for_children"))
+    except FileNotFoundError:  # there is no first process in it yet, or there is no /proc
+        ours, childrens = "", "" if not os.path.exists("/proc/self/ns/pid") else "another"
+    except OSError:
+        ours = childrens = ""
+    if ours != childrens:
+        reason = "this process's children get a pid namespace of their own, and the tracer would be inside"
+        raise Unsupported("tracing", reason=reason)
+    return _core.Tracer(mode, kill_on_exit)
 
 
 def _why_not_traced(errno: int) -> str:
@@ -120,7 +146,7 @@ def _why_not_traced(errno: int) -> str:
 
 
 def attach(pid: int, threads: bool, tree: bool, mode: int, policy: Policy, kill_on_exit: bool) -> Trace:
-    tracer = _core.Tracer(mode, kill_on_exit)
+    tracer = begin_tracer(mode, kill_on_exit)
     told = Trace(tracer, Builder(look), policy)
     seen: set[int] = set()
     try:

@@ -143,9 +143,11 @@ class Trace:
 
         What was not read by then is dropped. Closing twice is no error.
         """
+        if self._owner != os.getpid():
+            return  # a fork's copy, or a light process: the trace is another's
         self._ready.clear()
         self._stop(KILL if self.process is not None else DETACH)
-        if self._died and self.process is not None and self._owner == os.getpid():
+        if self._died and self.process is not None:
             self.process.kill()
             self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr) if self.process is not None else ():
@@ -161,11 +163,13 @@ class Trace:
         A program that was started keeps its filter, which asks for a tracer at each call that makes a task: so the
         tracer stays with it, unheard, until its last task has ended. See docs/trace.md.
         """
+        if self._owner != os.getpid():
+            return
         self._ready.clear()
         self._stop(KEEP if self._policy.filtered else DETACH)
 
     def _stop(self, how: int) -> None:
-        if self._ended or self._owner != os.getpid():
+        if self._ended:
             return
         try:
             if self._tracer.command(how) and how != KEEP:
@@ -181,8 +185,8 @@ class Trace:
             try:
                 if self._tracer.read(1000, BATCH) is None:
                     return
-            except ProcessLookupError:
-                return
+            except (ProcessLookupError, ValueError):
+                return  # it was killed, or whoever reads has closed it
 
     def __enter__(self) -> Self:
         return self

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from commandline import AS_NOBODY, COMMAND
 from features import requires
-from helpers import ended
+from helpers import ended, in_subprocess
 
 import sysclone
 from sysclone import AttachEvent, CloneEvent, ExecEvent, ExitEvent, UnshareEvent, _core, _tracefs
@@ -267,6 +269,51 @@ def test_reading_has_a_time_limit():
         trace.process.stdin.flush()
         assert select.select([trace], [], [], 20)[0]
         assert [one.call for one in trace][-1] == "exit"
+
+
+def test_close_ends_another_threads_reading():
+    """A thread that waits for events is told of the end when another closes the trace."""
+    trace = sysclone.trace(["/bin/sleep", "1000"])
+    read = []
+    reader = threading.Thread(target=lambda: read.extend(trace))
+    next(trace)
+    reader.start()
+    trace.close()
+    reader.join(20)
+
+    assert not reader.is_alive()
+    assert trace.status.signal == signal.SIGKILL
+
+
+def test_a_copy_does_not_touch_the_tracer():
+    """A forked child, and a light process, may drop the trace: it goes on for its owner."""
+    trace = sysclone.trace(["/bin/sh", "-c", "read x; exit 6"], stdin=-1)
+    pid = os.fork()
+    if pid == 0:
+        del trace
+        gc.collect()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    sysclone.call(trace.close)
+    assert trace.read(0) is not None
+    trace.process.stdin.close()
+    list(trace)
+
+    assert trace.status.exit_code == 6
+
+
+@requires("root", "pid_namespaces")
+def test_a_tracer_in_a_namespace_of_its_own_is_refused():
+    """After unshare(NEWPID) the tracer would be inside: that is said, and nothing is left."""
+    code = """
+    import os, sysclone
+    sysclone.lowlevel.unshare(sysclone.lowlevel.CLONE_NEWPID)
+    try:
+        sysclone.trace(["/bin/true"])
+    except sysclone.Unsupported as error:
+        print("pid namespace" in str(error), sysclone.run(["/bin/true"]).returncode)
+    """
+    assert in_subprocess(code) == "True 0\n"
 
 
 # --- who we are

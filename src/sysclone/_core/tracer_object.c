@@ -327,7 +327,7 @@ sc_wait_for_records(sc_tracer_object *self, int milliseconds)
         Py_END_ALLOW_THREADS
     }
     sc_signals_set(&open_mask);
-    if (fds[0].revents) sc_raw3(SYS_read, fds[0].fd, &told, sizeof told);
+    if (fds[0].revents && self->tracer) sc_raw3(SYS_read, fds[0].fd, &told, sizeof told);
     return answer;
 }
 
@@ -372,9 +372,11 @@ sc_tracer_close(PyObject *self, PyObject *unused)
     (void)unused;
     sc_tracer_object *o = (sc_tracer_object *)self;
     if (!o->tracer) Py_RETURN_TRUE;
-    if (o->tracer->owner != sc_raw0(SYS_getpid)) { /* a forked copy: the task is not there */
+    if (o->tracer->owner != sc_raw0(SYS_getpid)) { /* a copy of a fork's, or a light process's view of what is in use */
         o->reaped = true;
-        sc_tracer_free(o);
+        o->tracer = NULL;
+        o->stack = NULL;
+        o->pidfd = -1;
         Py_RETURN_TRUE;
     }
     siginfo_t info = {0};
