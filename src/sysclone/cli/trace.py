@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 
@@ -140,6 +141,10 @@ def run(args: argparse.Namespace) -> int:
         if args.pid is not None:
             return _attached(args, writer, chosen)
         return _started(args, command, writer, chosen)
+    except BrokenPipeError:
+        # What is still buffered for standard error would fail again at the interpreter's end, with a status of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        raise
     finally:
         if out is not sys.stderr:
             out.close()
