@@ -18,10 +18,10 @@ LINTED := setup.py $(wildcard src tests tools examples benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-cpython test-sid matrix lint format types floors cross-aarch64 bench docs leaks asan soak clean
+.PHONY: help build demo test test-cpython test-sid test-free-threaded matrix lint format types floors cross-aarch64 bench docs leaks asan soak clean
 
 help: ## print this
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-14s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-18s %s\n", $$1, $$2 }'
 
 # --- to use
 
@@ -46,6 +46,9 @@ matrix: ## the suite alone on every CPython here: make matrix ONLY=3.11,3.13 ARG
 test-sid: ## the suite on CPython 3.14 and 3.15, in a folder of Debian sid (needs root and Debian's archive)
 	@$(PYTHON) tools/sid_folder.py -- python3.14 tools/test_matrix.py --python python3.14 \
 		--only $(or $(ONLY),3.14$(comma)3.15) --strict-skips --may-miss kernel_threads --total-seconds 1200 -- $(ARGS)
+
+test-free-threaded: ## what needs no light process, on a free-threaded CPython built from Debian's source, in that folder
+	@$(PYTHON) tools/free_threaded.py -- $(ARGS)
 
 lint: $(STAMPS)/dev ## ruff, and clang-format if there is one
 	@$(BIN)/ruff check $(LINTED)
