@@ -96,6 +96,11 @@ def _bury_threads() -> None:
     for thread in list(threading._active.values()) if threading is not None else ():
         if not thread.native_id or os.path.exists(f"/proc/{thread.native_id}"):
             continue
+        handle = getattr(thread, "_os_thread_handle", None) or getattr(thread, "_handle", None)
+        if handle is not None:  # from 3.13 on
+            handle._set_done()
+            _core.bury(handle)
+            threading._active.pop(thread.ident, None)
         lock = getattr(thread, "_tstate_lock", None)
         if lock is not None:  # until 3.12
             if lock.locked():

@@ -191,6 +191,7 @@ LOOPS = {
     "Plan": "plans()",
     "address_of": "core.address_of(block); refused(core.address_of, 5)",
     "Tracer": "traces(); refused(core.Tracer, 'x', 0)",
+    "bury": "refused(core.bury, None)",
     "clone": "reap(core.clone(VM_VFORK | 17, stack + 16384, 0, 0, 0, core.ENTRY_EXIT, 0)); "
     "refused(core.clone, 1 << 16, 0, 0, 0, 0, 0, 0); forks(core.clone, 17, 0, 0, 0, 0, 0, 0)",
     "clone3": "clones3(); refused(clones3, 63); forks(core.clone3, 0, 0, 0, 0, 17, 0, 0, 0, (), 0, 88, 0, 0)",

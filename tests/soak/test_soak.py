@@ -91,3 +91,17 @@ def test_crashes_leave_nothing_but_what_is_said() -> None:
 def test_ten_thousand_crashes() -> None:
     """The same, ten thousand times."""
     soak("crashes.py", 10_000, seconds=600, silence=600)
+
+
+@pytest.mark.timeout(120)
+def test_careless_kills_are_survived() -> None:
+    """SIGKILL of functions that mostly await the GIL, one or several at once, hangs nobody."""
+    soak("careless.py", 30, os.getpid(), seconds=110)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_thousand_careless_kills(seed: int) -> None:
+    """The same, a thousand times, among functions that allocate."""
+    soak("careless.py", 1000, seed, "allocating", seconds=1800)

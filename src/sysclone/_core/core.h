@@ -139,6 +139,13 @@ const char *sc_join_step(int kind);
 long sc_clone_joined(sc_clone_request *request, const sc_newborn *newborn, sc_entry entry, void *argument,
                      const char **step);
 
+/* --- gil.c: what a child that was killed at any moment left of the GIL */
+void sc_gil_mend(PyThreadState *ts);
+void sc_gil_after_fork(void);
+
+/* --- bury.c: threads that died with their process */
+PyObject *sc_bury(PyObject *module, PyObject *handle);
+
 /* --- frames.c: the frames of a function that is frozen, or dead */
 bool sc_frames_are_shielded(const sc_tstate *saved, PyObject *shield);
 PyObject *sc_frames_of_the_dead(const sc_tstate *saved);
@@ -205,6 +212,7 @@ typedef struct sc_light {
     PyObject *value; /* owned: the value or the exception */
     int exit_code;
     bool threads_left;
+    bool killed; /* by stop.c, where that was safe */
     bool lives_on; /* neither returned nor raised, and not reaped yet */
     bool status_known;
     int status; /* a wait status */
@@ -239,6 +247,7 @@ void sc_caught_forward(sc_light *light, uint64_t ours);
 typedef struct sc_guarded sc_guarded;
 
 void sc_guard_begin(void);
+bool sc_guard_is_owner(void);
 void sc_guard_after_fork(void);
 sc_guarded *sc_guard_reserve(pid_t pid, long *error);
 pid_t *sc_guard_number(sc_guarded *slot);

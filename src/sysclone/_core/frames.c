@@ -30,6 +30,13 @@ sc_is_mapped(uintptr_t *seen, const void *at, size_t bytes)
     return true;
 }
 
+bool
+sc_frames_is_mapped(const void *at, size_t bytes)
+{
+    uintptr_t seen = 1;
+    return sc_is_mapped(&seen, at, bytes);
+}
+
 static bool
 sc_leads_down(const sc_tstate *s, const _PyInterpreterFrame *frame)
 {

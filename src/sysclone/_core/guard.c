@@ -57,6 +57,13 @@ sc_guard_begin(void)
     sc_guard_owner = (pid_t)sc_raw0(SYS_getpid);
 }
 
+/* Whether this is the program itself, and no light process of its. */
+bool
+sc_guard_is_owner(void)
+{
+    return sc_raw0(SYS_getpid) == sc_guard_owner;
+}
+
 /* In a forked child: the guardian is its creator's, and so is what it watches. */
 void
 sc_guard_after_fork(void)
@@ -183,7 +190,7 @@ sc_guarded *
 sc_guard_reserve(pid_t pid, long *error)
 {
     *error = 0;
-    if (sc_raw0(SYS_getpid) != sc_guard_owner) return NULL;
+    if (!sc_guard_is_owner()) return NULL;
     sc_lock(&sc_guard_lock);
     *error = sc_guard_make();
     sc_guarded *slot = *error ? NULL : sc_guard_find();

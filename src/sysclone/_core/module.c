@@ -45,6 +45,7 @@ static PyMethodDef sc_methods[] = {
     {"pool_after_fork", sc_pool_after_fork, METH_NOARGS, "Forget the helpers: in a forked child they are not there."},
     {"pool_drain", sc_pool_drain, METH_VARARGS, "pool_drain(seconds): wait until no helper is busy."},
     {"pool_stop", sc_pool_stop, METH_NOARGS, "Ask every function on a helper to end."},
+    {"bury", sc_bury, METH_O, "bury(handle): take a dead thread off the list of those that the interpreter's end waits for."},
     {"reap_pending", sc_reap_pending, METH_NOARGS, "How many light processes live on in threads of theirs."},
     {"reap_later", sc_reap_later_py, METH_VARARGS, "reap_later(pidfd): takes it, and reaps the child at a later call."},
     {"hold", sc_hold, METH_VARARGS, "hold(plan, fd) -> (pid, pidfd, stack): a task that is there until the pipe is closed."},

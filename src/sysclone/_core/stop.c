@@ -184,6 +184,7 @@ sc_stop_try(sc_light *l, sc_sight *sight)
             if (sc_tstate_poke(l->ts, l->cancelled)) l->pokes++;
             killed = sight->told && still && threads == 1 && sc_is_safe_call(call)
                      && !sc_tstate_attached(l->ts);
+            l->killed = killed;
             sight->told = true;
         }
         sc_raw4(SYS_pidfd_send_signal, fd, killed ? SIGKILL : SIGCONT, 0, 0);

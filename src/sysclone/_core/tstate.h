@@ -27,6 +27,7 @@
 #define SC_FRAME_CODE(f) ((PyObject *)(f)->f_code)
 #endif
 
+bool sc_frames_is_mapped(const void *at, size_t bytes);
 _PyInterpreterFrame *sc_frames_top(const sc_tstate *saved);
 
 #endif
