@@ -114,3 +114,36 @@ def test_the_end_of_the_stack_is_a_crash_like_any_other(verb):
             assert {verb}(sum, [1, 2]) == 3
         os._exit(0)  # the end of that iterator is another such recursion
     """)
+
+
+# --- threads that die with their function
+
+
+@pytest.mark.parametrize("how", ["exit", "kill"])
+def test_threads_that_die_in_the_midst_of_the_gil_take_it_nowhere(how):
+    """A process that ends, or is killed, beside threads of its own that fight for the GIL, or have it, hangs nobody."""
+    in_subprocess(f"""
+        import os, threading, time, sysclone
+
+        def spins():
+            while True:
+                pass
+
+        def fights():
+            for _ in range(3):
+                threading.Thread(target=spins, daemon=True).start()
+            if {how == "exit"}:
+                os._exit(3)
+            spins()
+
+        for _ in range(8):
+            task = sysclone.start(fights)
+            if {how == "kill"}:
+                time.sleep(0.01)
+                task.kill_unsafely()
+            try:
+                task.result()
+            except sysclone.TaskFailed:
+                pass
+            assert sum(range(1000)) == 499500
+    """)

@@ -15,12 +15,14 @@
 #include "tstate.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <gnu/libc-version.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 /* Steps of a millisecond. A living thread that is in the midst of something may be kept from the processor for so long. */
 #define SC_LAG_MS 300
@@ -156,15 +158,34 @@ sc_renew(pthread_cond_t *cond)
     cond->__data.__wrefs = kind;
 }
 
-/* With its mutex: a GIL that the dead one had taken and not been given, or had not yet dropped. */
+static bool
+sc_is_gone(const PyThreadState *ts)
+{
+    char path[64];
+    sc_proc_path(path, (long)ts->native_thread_id, "");
+    return ts->native_thread_id && sc_raw4(SYS_faccessat, AT_FDCWD, path, F_OK, 0) == -ENOENT;
+}
+
+/* With its mutex: a GIL that the dead one had taken and not been given, or had not yet dropped; or that a thread has which
+   died with it. */
 static void
 sc_free_of(struct _gil_runtime_state *gil, PyThreadState *ts)
 {
 #if SC_PY(13)
-    if (gil->locked && gil->last_holder == ts) _Py_atomic_store_int_relaxed(&gil->locked, 0);
+    bool locked = _Py_atomic_load_int_relaxed(&gil->locked);
+    PyThreadState *holder = gil->last_holder;
 #else
-    if (_Py_atomic_load_relaxed(&gil->locked) && (PyThreadState *)_Py_atomic_load_relaxed(&gil->last_holder) == ts)
-        _Py_atomic_store_relaxed(&gil->locked, 0);
+    bool locked = _Py_atomic_load_relaxed(&gil->locked);
+    PyThreadState *holder = (PyThreadState *)_Py_atomic_load_relaxed(&gil->last_holder);
+#endif
+    if (!locked || sc_tstate_attached(ts) || (holder != ts && !sc_is_gone(holder))) return;
+#if SC_PY(13)
+    _Py_atomic_store_int_relaxed(&gil->locked, 0);
+#elif SC_PY(12)
+    _Py_atomic_store_relaxed(&gil->locked, 0);
+#else
+    _Py_atomic_store_relaxed(&gil->locked, 0);
+    if (holder != ts) _Py_atomic_store_relaxed(&_PyRuntime.gilstate.tstate_current, 0);
 #endif
 }
 
@@ -184,12 +205,12 @@ sc_try_to_mend(struct _gil_runtime_state *gil, PyThreadState *ts)
     return both;
 }
 
-/* Of a child that died outside Python, or on the way in or out: called by its parked thread, which holds no GIL. Not in a
-   light process, which may itself be killed in the midst of it. */
+/* Of a child that died: called by its parked thread, which has the GIL only if the child had. Not in a light process, which may
+   itself be killed in the midst of it. */
 void
 sc_gil_mend(PyThreadState *ts)
 {
-    if (!sc_counts_waiters() || sc_tstate_attached(ts) || !sc_guard_is_owner()) return;
+    if (!sc_counts_waiters() || !sc_guard_is_owner()) return;
 #if SC_PY(12)
     struct _gil_runtime_state *gil = ts->interp->ceval.gil;
 #else

@@ -336,8 +336,8 @@ sc_light_run(sc_light *l)
     if (l->attach) sc_raw6(SYS_futex, &l->started, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
     if (l->pid > 0) {
         sc_park(l);
-        if (l->end == SC_DIED && !l->killed && l->own_group) sc_gil_mend(l->ts);
         sc_light_reap(l, false);
+        if (l->end == SC_DIED && !l->killed && l->own_group) sc_gil_mend(l->ts);
         /* The init of a pid namespace sets SIGCHLD to ignored at its end, in handlers that it shares with this process. */
         if (mixed) sigaction(SIGCHLD, &before, NULL);
     }
