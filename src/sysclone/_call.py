@@ -93,7 +93,9 @@ def _ended(plan: _core.Plan, outcome: tuple[Any, ...]) -> BaseException:
 def _bury_threads() -> None:
     """Mark the threads that a dead process took with it as ended: interpreter exit would wait for them for ever."""
     threading = sys.modules.get("threading")
-    for thread in list(threading._active.values()) if threading is not None else ():
+    if threading is None:
+        return
+    for thread in list(threading._active.values()):
         if not thread.native_id or os.path.exists(f"/proc/{thread.native_id}"):
             continue
         handle = getattr(thread, "_os_thread_handle", None) or getattr(thread, "_handle", None)
