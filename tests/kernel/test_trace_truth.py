@@ -67,6 +67,8 @@ def made_by(root, records):
         if one.kind == "task_newtask" and one.tid in family:
             family.add(one.other)
             made.append(one.other)
+        elif one.kind == "sched_process_exit":
+            family.discard(one.tid)  # its number may be a stranger's next
     return made
 
 
