@@ -79,10 +79,17 @@ def all_rows() -> Sequence[harness.Row]:
     """Every row there is, in the order of measuring; the package under test is imported only here."""
     import rows_core
     import rows_processes
+    import rows_programs
     import rows_seeing
     import rows_trace
 
-    return (*rows_core.ROWS, *rows_processes.ROWS, *rows_seeing.ROWS, *rows_trace.ROWS)
+    return (
+        *rows_core.ROWS,
+        *rows_processes.ROWS,
+        *rows_programs.ROWS,
+        *rows_seeing.ROWS,
+        *rows_trace.ROWS,
+    )
 
 
 def serve(gib: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import time
@@ -77,3 +78,10 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     left = leftovers.settle(before, allowed)
     if left:
         pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.fixture
+def adopts_nobody() -> Iterator[None]:
+    """This process is no subreaper afterwards: another test's orphans would become its children."""
+    yield
+    assert ctypes.CDLL(None).prctl(36, 0, 0, 0, 0) == 0

@@ -482,6 +482,21 @@ def sysv_semaphores() -> str | None:
 
 
 @probe
+def fanotify_exec() -> str | None:
+    """fanotify's FAN_OPEN_EXEC_PERM, by which an exec waits until somebody lets it through."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.fanotify_init(0x4 | 0x1, os.O_RDONLY | os.O_CLOEXEC)
+    if fd < 0:
+        return f"fanotify_init: {os.strerror(ctypes.get_errno())}"
+    try:
+        if libc.fanotify_mark(fd, 0x1, ctypes.c_uint64(0x40000), -100, b"/bin/true") < 0:
+            return f"fanotify_mark: {os.strerror(ctypes.get_errno())}"
+    finally:
+        os.close(fd)
+    return None
+
+
+@probe
 def strace() -> str | None:
     """Strace can follow a program here."""
     return says("strace", "-f", "-o", "/dev/null", "-e", "trace=clone,clone3", "sh", "-c", "true & wait")

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from ._sharing import TaskInfo as TaskInfo
     from ._status import Status as Status
     from ._task import Task as Task
+    from ._terminal import Terminal as Terminal
     from ._threads import Thread as Thread
     from ._threads import unshare_thread as unshare_thread
     from ._trace import trace as trace
@@ -122,6 +123,7 @@ _LATE = {
     "TaskLost": "_errors",
     "TaskOverLimit": "_errors",
     "TaskTimeout": "_errors",
+    "Terminal": "_terminal",
     "Thread": "_threads",
     "Trace": "_trace_session",
     "UnshareEvent": "_trace_events",
@@ -193,6 +195,7 @@ __all__ = [
     "TaskLost",
     "TaskOverLimit",
     "TaskTimeout",
+    "Terminal",
     "Thread",
     "Trace",
     "UnshareEvent",

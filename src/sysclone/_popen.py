@@ -23,7 +23,7 @@ from ._flags import Share, format_flags, format_step
 from ._idmap import plan_of
 from ._merge import exec_of, is_script, merged, with_stdio
 from ._popen_end import PLAIN, pidfd_of
-from ._popen_tree import Tree
+from ._popen_pty import OnTerminal
 from ._program import argv_and_program, environment, outside, search, text_encoding
 from ._steps import need_lending, steps_of, take
 from ._usage import oom_kills
@@ -57,7 +57,7 @@ _STEP_SETUP: Final = 8
 _STEP_EXEC: Final = 10
 
 
-class Popen(Tree):
+class Popen(OnTerminal):
     """A running program.
 
     Args:
@@ -66,6 +66,9 @@ class Popen(Tree):
         tree: whether to keep hold of all that the program starts, for kill_tree, terminate_tree and usage: it adopts what
             its descendants leave behind, and this program what it leaves itself (PR_SET_CHILD_SUBREAPER, in both). The
             variable SYSCLONE_TREE in its environment tells them from this program's other children.
+        pty: whether the program gets a terminal of its own, with the size of this program's or (columns, lines): its
+            session's controlling terminal, with itself in the foreground, and those of its three streams that are None.
+            `terminal` is the other end.
 
     Raises:
         CloneError: a step failed, by name; also the OSError subclass of its errno, as from subprocess.
@@ -107,19 +110,27 @@ class Popen(Tree):
         errors: str | None = None,
         text: bool | None = None,
         tree: bool = False,
+        pty: bool | tuple[int, int] = False,
         **keywords: Any,
     ) -> None:
-        self._has_tree = bool(tree)
+        self.has_tree: bool = bool(tree)
         self.context: Description = PLAIN if context is None else context
         self._asked = self.context
         _check(self.context)
         if sys.flags.warn_default_encoding and encoding is None and (errors or text or universal_newlines):
             encoding = text_encoding()
-        super().__init__(
-            args, bufsize, executable, stdin, stdout, stderr, preexec_fn, close_fds, shell, cwd, env, universal_newlines,
-            startupinfo, creationflags, restore_signals, start_new_session, pass_fds,
-            encoding=encoding, errors=errors, text=text, **keywords,
-        )  # fmt: skip
+        if pty:
+            stdin, stdout, stderr, start_new_session = self._open_terminal(pty, stdin, stdout, stderr)
+        try:
+            super().__init__(
+                args, bufsize, executable, stdin, stdout, stderr, preexec_fn, close_fds, shell, cwd, env, universal_newlines,
+                startupinfo, creationflags, restore_signals, start_new_session, pass_fds,
+                encoding=encoding, errors=errors, text=text, **keywords,
+            )  # fmt: skip
+        except BaseException:
+            self._drop_terminal()
+            raise
+        self._close_inner()
 
     # --- making
 
@@ -144,7 +155,7 @@ class Popen(Tree):
         *identity: Any,
     ) -> None:
         forks = not getattr(subprocess, "_USE_VFORK", True)
-        if forks and self.context == PLAIN and not self._has_tree and self._terminal_fd < 0:
+        if forks and self.context == PLAIN and not self.has_tree and self._terminal_fd < 0:
             # subprocess's own switch for those who want no child in their memory.
             super()._execute_child(
                 args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell,
@@ -184,7 +195,7 @@ class Popen(Tree):
             kept.add(self._exec_fd)
         sys.audit("subprocess.Popen", program, argv, named, env)
         paths = search(program, env)
-        if self._has_tree:
+        if self.has_tree:
             env = self._keep_tree(env)
         envp = None if env is None else environment(env)
         rest = (
@@ -243,7 +254,7 @@ class Popen(Tree):
             setup = take_steps
         terminal = -1 if context.controlling_terminal is not None else self._terminal_fd
         stays = self._exec_fd >= 0 and is_script(self._exec_fd)
-        last: Any = (mask, terminal, self._has_tree, self._exec_fd, stays)
+        last: Any = (mask, terminal, self.has_tree, self._exec_fd, stays)
         self._started = time.monotonic()
         if context.cgroup is None:
             return _core.spawn(plan_of(context, "program", drop=_UNDONE_BY_EXEC), *(*rest, setup, *last))

@@ -145,6 +145,41 @@ class Ending(_Base):
         finally:
             os.close(fd)
 
+    async def wait_async(self, kill_on_cancel: bool = True) -> int:
+        """Wait for the end without blocking the event loop: under asyncio, trio, and whatever else anyio knows.
+
+        Args:
+            kill_on_cancel: whether the program is killed and reaped when this is cancelled, its tree too where it was made
+                with `tree=True`.
+
+        Returns:
+            The return code, as of wait().
+
+        Raises:
+            ModuleNotFoundError: anyio is not installed (the extra `sysclone[async]`).
+        """
+        import anyio
+
+        with self._pidfd_lock:
+            fd = os.dup(self.pidfd) if self.returncode is None and self.pidfd >= 0 else -1
+        if fd < 0:
+            return self._wait(None)
+        try:
+            await anyio.wait_readable(fd)
+        except anyio.get_cancelled_exc_class():
+            if kill_on_cancel:
+                self._kill_for_cancel()
+                with anyio.CancelScope(shield=True):
+                    await anyio.wait_readable(fd)
+                self._wait(None)
+            raise
+        finally:
+            os.close(fd)
+        return self._wait(None)
+
+    def _kill_for_cancel(self) -> None:
+        self.kill()
+
     def send_signal(self, sig: int) -> None:
         """Send a signal by pidfd; does nothing when the program has ended."""
         self.poll()

@@ -29,6 +29,7 @@ _PATIENCE: Final = 2.0
 class Tree(Ending):
     """The part of a Popen that knows of the program's descendants."""
 
+    has_tree: bool = False
     _mark: bytes | None = None
     _started: float = 0.0
     _oom_kills: int | None = None
@@ -132,6 +133,11 @@ class Tree(Ending):
         return find_cause(
             status, self.pid, self._started, self._sent, seconds, self._remains, self._what_the_cgroup_says()
         )
+
+    def _kill_for_cancel(self) -> None:
+        if self.has_tree:
+            self.kill_tree()
+        self.kill()
 
     # --- how
 

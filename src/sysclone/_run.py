@@ -39,7 +39,10 @@ def run(
         subprocess.CalledProcessError: check is set and it did not exit with 0.
         CloneError: a step failed; also FileNotFoundError, PermissionError and so on.
     """
-    if input is not None:
+    if keywords.get("pty"):
+        if capture_output:
+            raise ValueError("capture_output may not be used with pty: the terminal's output is captured anyway.")
+    elif input is not None:
         if keywords.get("stdin") is not None:
             raise ValueError("stdin and input arguments may not both be used.")
         keywords["stdin"] = subprocess.PIPE
@@ -53,7 +56,7 @@ def run(
         try:
             stdout, stderr = process.communicate(input, timeout=timeout)
         except subprocess.TimeoutExpired:
-            if keywords.get("tree"):
+            if process.has_tree:
                 process.kill_tree()
             process.kill()
             process.wait()

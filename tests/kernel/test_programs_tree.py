@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import resource
@@ -53,13 +52,6 @@ def family(line, count, **keywords):
 def are_gone(fds):
     """Whether each of the processes has ended, within some seconds."""
     return all(select.select([fd], [], [], 10)[0] for fd in fds.values())
-
-
-@pytest.fixture
-def adopts_nobody():
-    """This process is no subreaper afterwards."""
-    yield
-    assert ctypes.CDLL(None, use_errno=True).prctl(36, 0, 0, 0, 0) == 0
 
 
 def test_the_living_descendants_are_killed():

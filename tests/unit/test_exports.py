@@ -17,6 +17,7 @@ import sysclone
 TESTS = Path(__file__).parents[1]
 
 PUBLIC = {
+    "Terminal",
     "getstatusoutput",
     "getoutput",
     "check_output",

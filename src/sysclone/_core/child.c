@@ -37,7 +37,7 @@ typedef struct {
 static void
 sc_reset_handlers(const sc_child *c)
 {
-    for (int sig = 1; c->reset_handlers && sig <= 64; sig++) {
+    for (int sig = 1; !*c->handlers_cleared && sig <= 64; sig++) {
         sc_kernel_sigaction action = {0}, reset = {.handler = (uintptr_t)SIG_DFL};
         if (sig == SIGKILL || sig == SIGSTOP) continue;
         if (sc_raw4(SYS_rt_sigaction, sig, 0, &action, SC_MASK_BYTES) < 0) continue;

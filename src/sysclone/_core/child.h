@@ -29,7 +29,8 @@ typedef struct sc_child {
     int stdio[3]; /* what becomes 0, 1, 2; -1: as it is */
     const int *keep;
     size_t keep_count; /* sorted, for exec to leave open */
-    bool close_others, reset_handlers, restore_ignored, setsid;
+    bool close_others, restore_ignored, setsid;
+    const bool *handlers_cleared; /* the kernel did it, as the creator knows when it clones */
     bool is_subreaper;
     int exec_fd;       /* the program, or -1 for paths */
     bool exec_fd_stays; /* open in the program: a script's, which its interpreter opens again */

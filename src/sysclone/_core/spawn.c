@@ -176,7 +176,7 @@ sc_spawn_clone(sc_spawning *s)
         .stack_low = low,
         .stack_bytes = top - low,
     };
-    s->child.reset_handlers = true;
+    s->child.handlers_cleared = &request.cleared_handlers;
     if (newborn->waits) s->child.ready = &s->ready;
     s->pid = sc_clone_joined(&request, newborn, sc_child_main, &s->child, &s->failed_step);
     long refused = 0;

@@ -3,8 +3,10 @@
 1. Ctrl-C strikes the whole foreground group of the terminal: the child has it already. sigwaitinfo tells a signal of
    the kernel's from one that was sent to us alone, which a handler in Python cannot. (A kill of the whole group looks
    like one of us alone; the child then gets it twice.)
-2. A signal may come before the child is there. The mask must be the child's own, so the signals of a program are caught
-   by handlers until it runs (exec clears those), and those of a function, which can set its mask itself, are blocked.
+2. A signal may come before the child is there. They are blocked before it is made, and it is given our mask of before;
+   what waits just before the clone is the child's, whoever sent it, since it cannot have it already. (A Ctrl-C within the
+   microseconds between that look and the clone is lost. Where the child cannot be given a mask, handlers keep what comes
+   until it runs, and a Ctrl-C of that millisecond reaches it twice.)
 3. A signal may come when the child has ended: it is sent by a pidfd of the relay's own, which is never closed.
 4. The first process of a pid namespace gets no signal that it has no handler for: the kernel drops it. Then what the
    sender asked for is done by SIGKILL, and said.
@@ -24,6 +26,7 @@ from ._tell import complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final
 
 # Our own business: the kernel's alone, about our own faults and children, or about our own use of the terminal.
@@ -46,6 +49,8 @@ class Relay:
         # What we were told to ignore (nohup) the child ignores too.
         self._signals = {s for s in signal.valid_signals() - _KEPT if signal.getsignal(s) != signal.SIG_IGN}
         self._early: list[int] = []
+        self.before_stop: Callable[[], None] = _nothing
+        self.after_stop: Callable[[], None] = _nothing
 
     def catch(self) -> None:
         """Before a program: keep what comes until it runs."""
@@ -55,6 +60,11 @@ class Relay:
     def block(self) -> set[signal.Signals]:
         """Before a function: keep what comes until it runs; answers the mask that the function is to set."""
         return {signal.Signals(s) for s in signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)}
+
+    def keep_early(self) -> None:
+        """Just before the child is made: what waits now was sent when there was none."""
+        while (info := signal.sigtimedwait(self._signals, 0)) is not None:
+            self._early.append(info.si_signo)
 
     def begin(self, target: Target) -> None:
         """From now on pass on what comes, and what came before."""
@@ -70,13 +80,19 @@ class Relay:
             if not by_kernel or not target.has_terminal(number):
                 target.send(number, self._name)
             if number == signal.SIGTSTP:
-                self._stop_too()
+                self.stop_us(number)
 
-    def _stop_too(self) -> None:
+    def stop_us(self, number: int) -> None:
         """Stop as by default: the kernel knows whether there is a shell that will continue us."""
-        signal.pthread_kill(threading.get_ident(), signal.SIGTSTP)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+        self.before_stop()
+        signal.pthread_kill(threading.get_ident(), number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+        self.after_stop()
+
+
+def _nothing() -> None:
+    """Our terminal is the child's: nothing is to be done to it."""
 
 
 class Target:
@@ -105,7 +121,7 @@ class Target:
         """Send the child a signal; one that has ended needs none."""
         try:
             _core.pidfd_send_signal(self._pidfd, number, 0)
-            if self._is_init and number in ENDING and not self._minds(number):
+            if self._is_init and number in ENDING and not minds(self._pid, number):
                 complain(
                     name,
                     f"{signal.Signals(number).name} is nothing to the first process of a pid namespace: killing it",
@@ -116,11 +132,12 @@ class Target:
         except OSError as e:
             complain(name, f"signal {number} could not be passed on: {e.strerror}")
 
-    def _minds(self, number: int) -> bool:
-        """Whether the child catches, ignores or blocks a signal."""
-        try:
-            with open(f"/proc/{self._pid}/status", encoding="ascii", errors="replace") as file:
-                masks = [int(line.split()[1], 16) for line in file if line.startswith(("SigBlk", "SigIgn", "SigCgt"))]
-        except OSError:
-            return True
-        return any(mask >> (number - 1) & 1 for mask in masks)
+
+def minds(pid: int, number: int) -> bool:
+    """Whether a process catches, ignores or blocks a signal."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            masks = [int(line.split()[1], 16) for line in file if line.startswith(("SigBlk", "SigIgn", "SigCgt"))]
+    except OSError:
+        return True
+    return any(mask >> (number - 1) & 1 for mask in masks)

@@ -1,13 +1,16 @@
 """Run a program in a context, with our own input, output and terminal, and leave as it leaves.
 
-Signals that are sent to this process reach the program. Ctrl-C reaches it from the terminal.
+Signals that are sent to this process reach the program. Ctrl-C reaches it from the terminal: from ours, or from one of its
+own, where it has one.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
+import time
 from errno import ENOENT, ENOTDIR
 
 from .._errors import CloneError
@@ -17,6 +20,12 @@ from ._options import add_context_arguments, context_from
 from ._relay import Relay, Target
 from ._tell import CANNOT_EXECUTE, FAILED, NOT_FOUND, TIMED_OUT, Warnings, complain, exit_code
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .._context import Description as Context
+
 NAME = "sysclone run"
 
 
@@ -24,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of a Context, then the program."""
     parser.usage = "%(prog)s [options] [--] PROGRAM [ARGUMENT ...]"
     add_context_arguments(parser, "nothing")
+    parser.add_argument(
+        "--pty",
+        action=argparse.BooleanOptionalAction,
+        help="give the program a terminal of its own (as with --new pid, when we have one)",
+    )
     parser.add_argument("program", nargs=argparse.REMAINDER, metavar="PROGRAM …", help="the program and its arguments")
 
 
@@ -34,23 +48,74 @@ def run(args: argparse.Namespace) -> int:
         complain(NAME, f"there is no program to run\ntry: {NAME} -- /bin/true")
         return FAILED
     context = context_from(args, Share(0))
+    pty = _wants_pty(args.pty, context)
+    if pty is None:
+        complain(NAME, "--pty: standard input and output are no terminal\ntry: leave it off, or script(1)")
+        return FAILED
     relay = Relay(NAME)
-    relay.catch()
+    mask = relay.block()
     try:
         with Warnings(NAME, args.strict):
-            process = Popen(command, context=context, close_fds=False)
+            process = _Relayed(command, relay, mask, context=context, close_fds=False, pty=pty)
     except CloneError as e:
         complain(NAME, str(e))
         return refused(e, command[0])
-    relay.begin(Target(process.pid, process.pidfd, Namespace.PID in context.new))
-    try:
-        process.wait(context.timeout)
-    except subprocess.TimeoutExpired:
+    is_init = Namespace.PID in context.new
+    in_time = _on_screen(process, relay, is_init) if pty else _wait(process, relay, is_init)
+    if not in_time:
         process.kill()
         process.wait()
         complain(NAME, f"{command[0]} was not done in {context.timeout:g} s: killed")
         return TIMED_OUT
     return exit_code(NAME, process.status)
+
+
+class _Relayed(Popen):
+    """A program with our mask of before, and that is told of what came before it was there."""
+
+    def __init__(self, command: list[str], relay: Relay, mask: set[signal.Signals], **keywords: Any) -> None:
+        self._relay = relay
+        self._signal_mask = sum(1 << (number - 1) for number in mask)
+        super().__init__(command, **keywords)
+
+    def _spawn(self, *arguments: Any) -> Any:
+        self._relay.keep_early()
+        return super()._spawn(*arguments)
+
+
+def _wants_pty(asked: bool | None, context: Context) -> bool | None:
+    """Whether there is to be a pty; None where it was asked for and we have no terminal ourselves.
+
+    Unless asked: in a pid namespace of its own a program cannot name the groups of our session, and has no job control.
+    """
+    if asked is False or (asked is None and Namespace.PID not in context.new):
+        return False
+    on_terminal = os.isatty(0) and os.isatty(1)
+    return on_terminal or (None if asked else False)
+
+
+def _wait(process: Popen, relay: Relay, is_init: bool) -> bool:
+    relay.begin(Target(process.pid, process.pidfd, is_init))
+    try:
+        process.wait(process.context.timeout)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _on_screen(process: Popen, relay: Relay, is_init: bool) -> bool:
+    from ._screen import OnScreen, Screen
+
+    assert process.terminal is not None
+    timeout = process.context.timeout
+    target = OnScreen(process, is_init)
+    with Screen(process.terminal, process, relay) as target.screen:
+        relay.begin(target)
+        target.screen.resize()
+        in_time = target.screen.carry(None if timeout is None else time.monotonic() + timeout)
+    if in_time:
+        process.wait()
+    return in_time
 
 
 def refused(error: CloneError, program: str) -> int:
