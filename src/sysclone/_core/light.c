@@ -29,6 +29,14 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+/* Frames that never returned have left their red zones on the stack. */
+#define SC_UNPOISON(at, bytes) __asan_unpoison_memory_region((void *)(at), (bytes))
+#else
+#define SC_UNPOISON(at, bytes) ((void)0)
+#endif
+
 /* Between the parked frame and the child's stack: the parked thread's own calls, and a signal frame of libc's. */
 #define SC_PARKED_ROOM (64 * 1024)
 #define SC_LEAST_STACK (192 * 1024)
@@ -336,6 +344,7 @@ sc_light_run(sc_light *l)
     if (l->attach) sc_raw6(SYS_futex, &l->started, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
     if (l->pid > 0) {
         sc_park(l);
+        if (l->end == SC_DIED) SC_UNPOISON(low, top - low);
         sc_light_reap(l, false);
         if (l->end == SC_DIED && !l->killed && l->own_group) sc_gil_mend(l->ts);
         /* The init of a pid namespace sets SIGCHLD to ignored at its end, in handlers that it shares with this process. */
