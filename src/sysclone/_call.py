@@ -243,11 +243,19 @@ def _timed_result(context: Description, task: LightTask) -> Any:
     patience = None if context.timeout is None else context.timeout + STOP_PATIENCE
     try:
         if task._job.wait(patience):
-            return task._job.result()
+            try:
+                return task._job.result()
+            finally:
+                task.close()
     except BaseException:
         task._job.stop(STOP_CANCEL)
         raise
-    raise TaskTimeout(pid=task.pid, seconds=context.timeout or 0.0, still_running=True)
+    else:
+        pid = task.pid
+    finally:
+        # The exception that the job keeps has this frame in its traceback.
+        del task
+    raise TaskTimeout(pid=pid, seconds=context.timeout or 0.0, still_running=True)
 
 
 def _copied_result(context: Description, task: CopiedTask) -> Any:

@@ -440,3 +440,14 @@ def test_nothing_is_left_of_a_refused_start():
             task = Context(share=share, cwd=MISSING, nice=1).start(os.getpid)
             with pytest.raises(CloneError), task:
                 task.result(10)
+
+
+@requires("user_namespaces")
+def test_a_refused_light_call_with_maps_keeps_no_pidfd():
+    """The exception of a light call with id maps does not keep its task alive."""
+    context = Context(share=Share.VM, new=Namespace.USER, uid_map="root", cwd=MISSING)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        with pytest.raises(CloneError):
+            context.call(os.getpid)
+    assert len(os.listdir("/proc/self/fd")) == before
