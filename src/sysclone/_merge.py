@@ -19,6 +19,8 @@ _KEYWORDS: Final = {
     "cwd": "cwd", "process_group": "process_group", "controlling_terminal": "pty",
 }  # fmt: skip
 
+_MOST_KEPT: Final = 64
+
 
 def merged(context: Description, **given: Any) -> Description | None:
     """The context with Popen's keywords in it; None where it has no steps and the keywords need none.
@@ -42,7 +44,15 @@ def merged(context: Description, **given: Any) -> Description | None:
                 field=name,
             )
         changes[name] = value
-    return context.replace(**changes) if changes else context
+    if not changes:
+        return context
+    key = ("with Popen's keywords", *sorted(changes.items()))
+    if key not in context._kept:
+        if len(context._kept) > _MOST_KEPT:
+            context._kept.clear()
+        context._kept[key] = context.replace(**changes)
+    together: Description = context._kept[key]
+    return together
 
 
 def exec_of(context: Description, executable: Any, env: Any) -> tuple[Any, int, Any]:
@@ -69,8 +79,8 @@ def is_script(fd: int) -> bool:
         return False
 
 
-def with_stdio(context: Description, stdio: tuple[int, int, int]) -> Description:
-    """The context with the standard streams among its fds: all are placed at once, so that each source is the creator's.
+def with_stdio(context: Description, stdio: tuple[int, int, int]) -> tuple[tuple[int, int], ...]:
+    """The context's fds with the standard streams among them: all are placed at once, so that each source is the creator's.
 
     Raises:
         ContextError: one of them is a target of the context's too.
@@ -80,4 +90,4 @@ def with_stdio(context: Description, stdio: tuple[int, int, int]) -> Description
     for number in given:
         if number in placed:
             raise ContextError(f"fds has {number}, and stdin, stdout or stderr as well: one of them", field="fds")
-    return context.replace(fds={**given, **placed})
+    return tuple(sorted({**given, **placed}.items()))

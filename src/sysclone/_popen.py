@@ -17,7 +17,7 @@ import warnings
 from . import _core
 from ._cgroup import CgroupDirectory
 from ._context import Description
-from ._descriptors import mask_of
+from ._descriptors import mask_of, place
 from ._errors import CloneError, ContextError, SyscloneWarning
 from ._flags import Share, format_flags, format_step
 from ._idmap import plan_of
@@ -84,6 +84,7 @@ class Popen(OnTerminal):
     _terminal_fd: int = -1
     """What becomes its session's terminal; none where negative."""
     _exec_fd: int = -1
+    _placed: tuple[tuple[int, int], ...] = ()
 
     def __init__(
         self,
@@ -188,9 +189,9 @@ class Popen(OnTerminal):
         stdio = (p2cread, c2pwrite, errwrite)
         kept = {int(fd) for fd in pass_fds}
         if self._asked.fds:
-            self._asked = with_stdio(self._asked, stdio)
+            self._placed = with_stdio(self._asked, stdio)
             stdio = (-1, -1, -1)
-            kept |= {target for target, _source in self._asked.fds if target > 2}
+            kept |= {target for target, _source in self._placed if target > 2}
         if self._exec_fd >= 0:
             kept.add(self._exec_fd)
         sys.audit("subprocess.Popen", program, argv, named, env)
@@ -243,6 +244,8 @@ class Popen(OnTerminal):
     def _spawn(self, setup: Callable[[], object] | None, mask: int | None, *rest: Any) -> _Outcome:
         context = self._asked
         steps = steps_of(context, light=False, program=True)
+        if self._placed:
+            steps = tuple((name, act, (self._placed,) if act is place else arguments) for name, act, arguments in steps)
         if steps or setup is not None:
             need_lending("set-up of a program in Python")
         inside = setup

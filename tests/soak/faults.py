@@ -29,10 +29,10 @@ def main() -> None:
         run(["/nowhere"])
     except CloneError:
         pass
+    start = set(os.listdir("/proc/self/fd"))
     print("ready", flush=True)
     sys.stdin.readline()
     ends: collections.Counter[str] = collections.Counter()
-    start = set(os.listdir("/proc/self/fd"))
     for number in range(count):
         context = contexts[number % len(contexts)]
         try:
@@ -54,7 +54,13 @@ def main() -> None:
         left = "a child"
     except ChildProcessError:
         left = ""
-    now = {fd: f"/proc/self/fd/{fd}" for fd in set(os.listdir("/proc/self/fd")) - start}
+    for _ in range(20):
+        # A fault may strike this look itself.
+        try:
+            now = {fd: f"/proc/self/fd/{fd}" for fd in set(os.listdir("/proc/self/fd")) - start}
+            break
+        except OSError:
+            continue
     opened = [os.readlink(path) for path in now.values() if os.path.lexists(path)]
     print(json.dumps({"ends": ends, "left": [left, *opened]}))
 
