@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from errno import EEXIST, ENOSYS, EPERM, errorcode
 
@@ -118,7 +119,10 @@ def _killed_anywhere() -> str:
     name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
     if name != "glibc":
         raise Unknown("this C library is not glibc")
-    if tuple(int(part) for part in version.split(".")[:2]) < (2, 41):
+    older = tuple(int(part) for part in version.split(".")[:2]) < (2, 41)
+    if older and sys.version_info < (3, 14):
+        return f"glibc {version}: the GIL is set right afterwards; cancel() is still the better way"
+    if older:
         raise No(
             f"glibc {version}: a light process that SIGKILL strikes while it waits for the GIL may hang its creator",
             "stop it with cancel() or a timeout, which kill only where it is safe",
