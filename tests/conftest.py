@@ -21,6 +21,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 JOURNAL = os.environ.get("SYSCLONE_TEST_JOURNAL")
 """A file to note each test's begin and outcome in, at once: who watches from outside learns where a run hangs."""
 
+# A cluster takes long to come up, and Dask is the same on every CPython: once is enough.
+collect_ignore = ["kernel/test_dask.py"] if os.environ.get("SYSCLONE_CLUSTERS") == "0" else []
+
 
 def note(**fields: Any) -> None:
     """Add a line to the journal. The file is opened each time: an fd kept open would be another one in every test."""

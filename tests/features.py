@@ -481,6 +481,31 @@ def sysv_semaphores() -> str | None:
 # --- tools
 
 
+def importable(module: str) -> str | None:
+    """None if this interpreter can import a module; it is not imported here."""
+    import importlib.util
+
+    return None if importlib.util.find_spec(module) is not None else f"there is no {module}"
+
+
+@probe
+def dask() -> str | None:
+    """Dask's distributed."""
+    return importable("distributed")
+
+
+@probe
+def joblib() -> str | None:
+    """There is joblib."""
+    return importable("joblib")
+
+
+@probe
+def ip_netns() -> str | None:
+    """Network namespaces can be made and named by ip(8)."""
+    return says("ip", "-V")
+
+
 @probe
 def fanotify_exec() -> str | None:
     """fanotify's FAN_OPEN_EXEC_PERM, by which an exec waits until somebody lets it through."""

@@ -98,7 +98,7 @@ FLOORS = {
         "_trace_system",
         "_popen_pty",
     ),
-    5: ("executor", "multiprocessing", "asyncio"),
+    5: ("executor", "multiprocessing", "asyncio", "_to_process", "dask", "joblib"),
     6: ("cli", "__main__"),
     TOP: ("__init__",),
 }

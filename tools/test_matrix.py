@@ -223,6 +223,7 @@ def test(interpreter: Interpreter, options: argparse.Namespace, seconds: float, 
         # The kernel's verdict on the switches is the same for every CPython: asked for at length once.
         env.setdefault("SYSCLONE_VERDICT_CASES", "5000")
         env.setdefault("SYSCLONE_BROWSER_THEMES", "light")
+        env.setdefault("SYSCLONE_CLUSTERS", "0")
     cache = f"cache_dir={BUILD / 'test' / f'cache-{interpreter.minor}'}"
     command = [interpreter.python, "-m", "pytest", "-q", "-o", cache, *options.pytest]
     begin = time.monotonic()

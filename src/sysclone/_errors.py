@@ -245,7 +245,7 @@ class TaskOverLimit(TaskKilled):
         self.enforced_by = enforced_by
 
     def _what(self) -> str:
-        return f"{super()._what()} for reaching its limit, {self.limit}={self.value:g} ({self.enforced_by})"
+        return f"{super()._what()} for reaching its limit, {self.limit}={self.value} ({self.enforced_by})"
 
 
 class TaskLost(TaskFailed):
