@@ -78,6 +78,7 @@ def end_group(process: subprocess.Popen[str]) -> None:
 def all_rows() -> Sequence[harness.Row]:
     """Every row there is, in the order of measuring; the package under test is imported only here."""
     import rows_core
+    import rows_executor
     import rows_processes
     import rows_programs
     import rows_seeing
@@ -89,6 +90,7 @@ def all_rows() -> Sequence[harness.Row]:
         *rows_programs.ROWS,
         *rows_seeing.ROWS,
         *rows_trace.ROWS,
+        *rows_executor.ROWS,
     )
 
 

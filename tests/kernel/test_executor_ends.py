@@ -131,8 +131,10 @@ PROGRAMS = [("light", None), ("copied", 1), ("copied", None)]
 PROGRAM = """
     import os, signal, sys, time
     from sysclone import Executor
+    reads, writes = os.pipe()
     def never():
         print(os.getpid(), flush=True)
+        os.write(writes, b".")
         while True:
             time.sleep(0.01)
     def later():
@@ -164,9 +166,7 @@ def test_the_interpreter_may_end_the_calls(kind, calls):
         + f"""
     executor = Executor(1, kind={kind!r}, tasks_per_worker={calls}, at_exit="cancel")
     future = executor.submit(never)
-    while not future.running():
-        time.sleep(0.001)
-    time.sleep(0.1)
+    os.read(reads, 1)
     """
     )
 
@@ -195,7 +195,6 @@ def test_ctrl_c_ends_the_program_and_its_calls(kind, calls, where):
     with program:
         try:
             worker = os.pidfd_open(int(program.stdout.readline()))
-            time.sleep(0.05)
             os.killpg(program.pid, signal.SIGINT)
             _, err = program.communicate(timeout=SECONDS)
         finally:

@@ -1,0 +1,225 @@
+"""How calls come to their end: by an answer, by the end of their process, or because somebody ends them."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import time
+
+from .._errors import ResultError, TaskTimeout
+from .._task import STOP_PATIENCE
+from . import _reasons
+from ._once import OnceLight
+from ._starts import Starts
+from ._state import RSS_PERIOD
+from ._workers import Outcome, Worker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from ._calls import Call
+
+_GROUP_PATIENCE: Final = 5.0
+
+
+class Ends(Starts):
+    """Answers to what the processes do, and ends those that are late, unwanted or too large."""
+
+    def on_answer(self, worker: Worker) -> None:
+        """A warm worker has answered."""
+        try:
+            outcome, why = worker.take()  # type: ignore[attr-defined]
+        except BlockingIOError:
+            return
+        except (EOFError, ConnectionResetError):
+            self._unlisten(worker.fds()[0][0])  # its end of the socket is closed
+            return
+        call = worker.call
+        if call is None:
+            return
+        now = time.monotonic()
+        if outcome is None:
+            self._send_elsewhere(worker, call, why)
+            return
+        if outcome.exception is not None:
+            outcome.exception = _reasons.annotate(outcome.exception, call.options, worker.memory_by)
+        with self._lock:
+            self._note_time(worker, call, now)
+            call.worker = None
+            self._rest(worker)
+        if self._pending:
+            self._start_pending()  # the worker has the next call before anybody is told of this one
+        self._settle(call, outcome)
+
+    def _send_elsewhere(self, worker: Worker, call: Call, why: str) -> None:
+        """A worker does not know the call's function: it was copied before that came to be. A new one will."""
+        with self._lock:
+            worker.call = None
+            self._retire(worker)
+            again = self._requeue(call)
+        if not again:
+            self._settle(call, Outcome(None, ResultError(f"the call came to a worker, but {why}", pid=worker.task.pid)))
+
+    def on_end(self, worker: Worker) -> None:
+        """A process has ended."""
+        with self._lock:
+            # An event may be older than the fd that bears its number now.
+            if (worker.ended and not worker.sent_last) or worker.helped or not worker.task.done():
+                return
+            idle = self._idle.get(worker.spec)
+            if idle is not None and worker in idle:
+                idle.remove(worker)
+            worker.ended = True
+            for fd, _ in worker.fds():
+                self._unlisten(fd)
+            worker.sent_last = worker.sending > 0
+            if worker.sending:
+                return
+        if worker.warm and worker.call is not None:
+            self._last_answer(worker)
+        self._finish(worker, worker.call)
+
+    def _finish(self, worker: Worker, call: Call | None) -> None:
+        """A process has ended, and is this thread's: what came of its call, and its end."""
+        outcome = None
+        if call is None or call.future.done():
+            worker.reap()
+        else:
+            outcome = worker.outcome(call.options, self._oom)
+        requeued = False
+        if call is not None and outcome is not None and worker.died_before(outcome):
+            with self._lock:
+                requeued = self._requeue(call)
+        self._bury(worker, call)
+        if call is not None and outcome is not None and not requeued:
+            self._settle(call, outcome)
+
+    def _last_answer(self, worker: Worker) -> None:
+        """What it had answered before it ended."""
+        try:
+            outcome, _ = worker.take()  # type: ignore[attr-defined]
+        except (BlockingIOError, EOFError, ConnectionResetError):
+            return
+        if outcome is not None and worker.call is not None:
+            call, worker.call = worker.call, None
+            self._settle(call, outcome)
+
+    def _bury(self, worker: Worker, call: Call | None) -> None:
+        group = worker.group
+        with self._lock:
+            if call is not None:
+                self._note_time(worker, call, time.monotonic())
+            if worker.warm and worker.retired_at is None:
+                self.counts["lost"] += 1
+            self._workers.discard(worker)
+            self._stuck.discard(worker)
+            self._watched.discard(worker)
+        worker.close()
+        if group is not None and not group.close():
+            self._groups.append((time.monotonic() + _GROUP_PATIENCE, group))
+
+    def _end_cancelled(self) -> None:
+        while self._cancelled:
+            call = self._cancelled.popleft()
+            worker = call.worker
+            if worker is None or worker.call is not call:
+                continue
+            if call.future.cancelled() and not worker.ended:
+                worker.end("cancel")
+                self._give_up_later(worker, call)
+
+    def _give_up_later(self, worker: Worker, call: Call) -> None:
+        """A light process may not be able to end at this moment: its place is not to be lost for that."""
+        with self._lock:
+            self._note_limit(worker, call, time.monotonic() + STOP_PATIENCE)
+
+    def _end_late(self) -> None:
+        while True:
+            now = time.monotonic()
+            with self._lock:
+                if not self._late or self._late[0][0] > now:
+                    return
+                _, _, worker, call = heapq.heappop(self._late)
+            if call is None:
+                if worker in self._workers:
+                    worker.end("retire")
+            elif worker.call is call and worker in self._workers and not worker.ended:
+                self._end_one(worker, call, now)
+
+    def _end_one(self, worker: Worker, call: Call, now: float) -> None:
+        timeout = call.options.timeout
+        if worker.why or worker.keeps_time:
+            self._give_up(worker, call)
+            return
+        assert timeout is not None
+        progress = worker.progress()
+        due = (worker.begun_at if progress is None else progress[1]) + timeout
+        if due > now:
+            with self._lock:
+                self._note_limit(worker, call, due)
+            return
+        state = _reasons.state_of(worker.task.pid)
+        worker.end("timeout")
+        if not worker.copied:
+            self._give_up_later(worker, call)
+            return
+        self._settle(call, Outcome(None, _reasons.of_timeout(worker.task.pid, timeout, False, state)))
+
+    def _give_up(self, worker: Worker, call: Call) -> None:
+        """A light process that cannot be stopped now: it goes on, and its place goes to another."""
+        if worker.copied:
+            return
+        with self._lock:
+            self._workers.discard(worker)
+            self._stuck.add(worker)
+            self.counts["stuck"] += 1
+        seconds = call.options.timeout or 0.0
+        self._settle(call, Outcome(None, TaskTimeout(pid=worker.task.pid, seconds=seconds, still_running=True)))
+
+    def _look_at_memory(self) -> None:
+        now = time.monotonic()
+        if now < self._next_rss:
+            return
+        self._next_rss = now + RSS_PERIOD
+        for worker in self._watched:
+            limit = worker.spec.memory_bytes
+            if worker.call is None or worker.why or limit is None:
+                continue
+            more = worker.rss_bytes() - worker.base_rss
+            if more > limit:
+                worker.over = more
+                worker.end("memory")
+
+    def _close_groups(self) -> None:
+        now = time.monotonic()
+        self._groups = [(until, group) for until, group in self._groups if not group.close() and now < until]
+
+    def help(self, call: Call, seconds: float) -> None:
+        """Wait for a call's process in the calling thread, for a moment, in place of the manager: two wake-ups less.
+
+        The process is not listened to meanwhile; what ends it goes on as ever.
+        """
+        worker = call.worker
+        if not isinstance(worker, OnceLight) or os.getpid() != self.pid:
+            return
+        with self._lock:
+            if worker.call is not call or worker.ended or worker.helped or worker.spec.limited:
+                return
+            worker.helped = True
+            self._unlisten(worker.fd)
+        done = False
+        try:
+            done = worker.task._job.wait(seconds)
+        finally:
+            with self._lock:
+                worker.helped = False
+                if done:
+                    worker.ended = True
+                else:
+                    self._listen_to(worker)
+        if done:
+            self._finish(worker, call)
+            if self._pending or self._closing:
+                with self._lock:
+                    self._poke()

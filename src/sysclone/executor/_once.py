@@ -1,0 +1,124 @@
+"""The processes that run one call."""
+
+from __future__ import annotations
+
+import functools
+import time
+
+from .. import _call
+from .._copied_task import CopiedTask
+from . import _reasons
+from ._board import Board
+from ._loop import run_chunk, run_chunk_there, run_once
+from ._workers import Outcome, Worker, end_group, end_what_is_left, fresh_task, note_on
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .._api import Context
+    from .._light_task import LightTask
+    from ._calls import Call
+    from ._options import Options
+
+
+class OnceLight(Worker):
+    """A light process for one call."""
+
+    copied = False
+    task: LightTask
+
+    def _start(self, call: Call) -> None:
+        options = call.options
+        context = options.timed
+        fn, args, kwargs = call.fn, call.args, call.kwargs
+        self._since: list[Any] = [0, time.monotonic()]
+        self.keeps_time = call.items is None
+        if call.items is not None:
+            context = options.spec.context
+            fn, args, kwargs = run_chunk, (fn, call.items, call.many, self._begin if call.each else None), {}
+        if self.limits.is_needed or options.cpu_seconds is not None:
+            args = (self.limits, options.cpu_seconds, True, fn, args, kwargs)
+            fn, kwargs = run_once, {}
+        self.task = _call.start_light(context, fn, args, kwargs)
+        self.fd = self.task.fileno()
+
+    def fds(self) -> list[tuple[int, str]]:
+        """The eventfd of its end."""
+        return [(self.fd, "on_end")]
+
+    def _begin(self, item: int) -> None:
+        self._since[:] = [item, time.monotonic()]
+
+    def progress(self) -> tuple[int, float] | None:
+        """The item and its moment, straight from the memory that is shared."""
+        return self._since[0], self._since[1]
+
+
+class OnceCopied(Worker):
+    """A copied process for one call."""
+
+    task: CopiedTask
+
+    def _start(self, call: Call) -> None:
+        options = call.options
+        self._board: Board | None = None
+        context = options.timed
+        fn, args, kwargs = call.fn, call.args, call.kwargs
+        if call.items is not None:
+            self._board = board = Board(named=self.zygote is not None)
+            context = options.spec.context
+            begin = functools.partial(note_on, board, call.number) if call.each else None
+            fn, args, kwargs = run_chunk_there, (fn, call.items, call.many, begin), {}
+        try:
+            self.task = self._make(context, (self.limits, options.cpu_seconds, False, fn, args, kwargs))
+        except BaseException:
+            self._close_board()
+            raise
+
+    def _make(self, context: Context, arguments: tuple[Any, ...]) -> CopiedTask:
+        return _call.start_copied(context, run_once, arguments, {})
+
+    def progress(self) -> tuple[int, float] | None:
+        """Of a call with items, from its page."""
+        if self._board is None:
+            return None
+        number, item, since = self._board.read()
+        return (item, since) if number >= 0 else None
+
+    def end(self, why: str) -> None:
+        """SIGKILL to the process and to what it has started in its process group."""
+        self.why = self.why or why
+        end_group(self.task)
+        self.task.cancel()
+
+    def outcome(self, options: Options, oom: _reasons.OomWatch) -> Outcome:
+        """What came of its call; if it died of a signal, nothing that it has started in its group lives on."""
+        outcome = super().outcome(options, oom)
+        end_what_is_left(self.task)
+        return outcome
+
+    def reap(self) -> None:
+        """Nor does it after it was ended."""
+        super().reap()
+        end_what_is_left(self.task)
+
+    def _close_board(self) -> None:
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def close(self) -> None:
+        """Let go of the task and the page."""
+        self._close_board()
+        super().close()
+
+
+class OnceFresh(OnceCopied):
+    """A fresh process for one call."""
+
+    def _make(self, context: Context, arguments: tuple[Any, ...]) -> CopiedTask:
+        task = fresh_task(self.zygote, context, run_once, *arguments)
+        if self._board is not None:
+            self._board.close_fd()
+        return task

@@ -1,0 +1,241 @@
+"""The processes that run call after call."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+from .. import _call
+from .._copied_task import CopiedTask
+from .._errors import ResultError, TaskKilled, TaskLost
+from .._transport import Descriptor, Packed
+from . import _channel, _reasons
+from ._board import Board
+from ._loop import LightServer, Server, run_chunk, serve_fresh
+from ._workers import Outcome, Worker, end_group, end_what_is_left, fresh_task, stripped
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .._light_task import LightTask
+    from ._calls import Call
+    from ._options import Options
+
+
+class WarmCopied(Worker):
+    """A copied process for call after call."""
+
+    warm = True
+    task: CopiedTask
+
+    def _start(self, call: Call) -> None:
+        self._board = Board(named=self.zygote is not None)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sock = ours
+        ours.setblocking(False)
+        try:
+            self.task = self._launch(call, theirs.fileno())
+        except BaseException:
+            ours.close()
+            self._board.close()
+            raise
+        finally:
+            theirs.close()
+
+    def _launch(self, call: Call, theirs: int) -> CopiedTask:
+        server = Server(theirs, self._sock.fileno(), self._board, self.limits)
+        return _call.start_copied(self.spec.context, server, (), {})
+
+    def fds(self) -> list[tuple[int, str]]:
+        """Its socket, and its pidfd."""
+        return [(self._sock.fileno(), "on_answer"), (self.task.fileno(), "on_end")]
+
+    def give(self, call: Call) -> None:
+        """Hand it a call.
+
+        Raises:
+            OSError: it is gone, or there is no memory or fd for the data.
+        """
+        if call.packed is None:
+            call.pack()
+        assert call.packed is not None
+        self.begun_at = time.monotonic()
+        _channel.send(self._sock, call.kind, call.number, call.options.cpu_seconds or 0.0, call.packed)
+
+    def take(self) -> tuple[Outcome | None, str]:
+        """Its answer, if there is one: what came of the call, or None and why it has to go to another worker.
+
+        Raises:
+            BlockingIOError: there is none.
+            EOFError: its end of the socket is closed.
+        """
+        message = _channel.receive(self._sock)
+        if message is None:
+            raise EOFError
+        if message.kind == _channel.STALE:
+            return None, str(message.load())
+        return self._read(message), ""
+
+    def _read(self, message: _channel.Message) -> Outcome:
+        pid = self.task.pid
+        try:
+            value = message.load()
+        except Exception as e:
+            error = ResultError(f"the result came but cannot be unpickled here: {type(e).__name__}: {e}", pid=pid)
+            error.__cause__ = e
+            return Outcome(None, error)
+        if message.kind == _channel.VALUE:
+            return Outcome(value, None)
+        if message.kind == _channel.RAISED:
+            return Outcome(None, _channel.restored(value, pid))
+        if message.kind == _channel.UNREADABLE:
+            return Outcome(None, ResultError(f"the call could not begin: {value}", pid=pid))
+        return Outcome(None, ResultError(str(value), pid=pid))
+
+    def progress(self) -> tuple[int, float] | None:
+        """From its page; None while it has not begun with the call that it was given."""
+        number, item, since = self._board.read()
+        if self.call is None or number != self.call.number or item < 0:
+            return None
+        return item, since
+
+    def end(self, why: str) -> None:
+        """SIGKILL to the process and to what it has started in its process group."""
+        self.why = self.why or why
+        end_group(self.task)
+        self.task.cancel()
+
+    def retire(self) -> None:
+        """Tell it to end when it is done."""
+        self.retired_at = time.monotonic()
+        try:
+            _channel.send(self._sock, _channel.END, 0, 0.0, Packed())
+        except OSError:
+            self.end("retire")
+
+    def outcome(self, options: Options, oom: _reasons.OomWatch) -> Outcome:
+        """What came of the call that it was at when it ended."""
+        outcome = super().outcome(options, oom)
+        end_what_is_left(self.task)
+        if outcome.exception is None:
+            # The loop came to its end in the midst of a call: its socket was closed by the function.
+            text = "the worker ended before its function returned, having lost its socket to the executor"
+            outcome = Outcome(None, ResultError(text, pid=self.task.pid))
+        return outcome
+
+    def reap(self) -> None:
+        """If it died of a signal, nothing that it has started in its group lives on."""
+        super().reap()
+        end_what_is_left(self.task)
+
+    def died_before(self, outcome: Outcome) -> bool:
+        """Whether it was killed before it took its call from the socket."""
+        assert self.call is not None
+        died = isinstance(outcome.exception, (TaskKilled, TaskLost)) and not self.why
+        return died and self._board.read()[0] != self.call.number
+
+    def close(self) -> None:
+        """Let go of the task, the socket and the page."""
+        self._sock.close()
+        self._board.close()
+        super().close()
+
+    def forget(self) -> None:
+        """In a forked child: close what belongs to the parent's executor."""
+        fd = self._sock.detach()
+        if fd >= 0:
+            os.close(fd)
+
+
+class WarmFresh(WarmCopied):
+    """A fresh process for call after call."""
+
+    def _launch(self, call: Call, theirs: int) -> CopiedTask:
+        main = call.main()
+        task = fresh_task(
+            self.zygote, self.spec.context, serve_fresh, Descriptor(theirs), self._board, self.limits, main
+        )
+        self._board.close_fd()
+        return task
+
+
+class WarmLight(Worker):
+    """A light process for call after call: functions, arguments and results are the very objects."""
+
+    warm = True
+    copied = False
+    task: LightTask
+
+    def _start(self, call: Call) -> None:
+        self._inbox = os.eventfd(0, os.EFD_CLOEXEC)
+        try:
+            self._outbox = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except BaseException:
+            os.close(self._inbox)
+            raise
+        self._server = LightServer(self._inbox, self._outbox, self.limits)
+        self._since: list[Any] = [0, 0.0]
+        try:
+            self.task = _call.start_light(self.spec.context, self._server, (), {})
+        except BaseException:
+            os.close(self._inbox)
+            os.close(self._outbox)
+            raise
+
+    def fds(self) -> list[tuple[int, str]]:
+        """The eventfd of its answers, and that of its end."""
+        return [(self._outbox, "on_answer"), (self.task.fileno(), "on_end")]
+
+    def give(self, call: Call) -> None:
+        """Hand it a call."""
+        self.begun_at = time.monotonic()
+        self._since[:] = [0, self.begun_at]
+        fn, args, kwargs = call.fn, call.args, call.kwargs
+        if call.items is not None:
+            fn, args, kwargs = run_chunk, (fn, call.items, call.many, self._begin if call.each else None), {}
+        self._server.call = (fn, args, kwargs, call.options.cpu_seconds)
+        os.eventfd_write(self._inbox, 1)
+
+    def _begin(self, item: int) -> None:
+        self._since[:] = [item, time.monotonic()]
+
+    def take(self) -> tuple[Outcome | None, str]:
+        """Its answer.
+
+        Raises:
+            BlockingIOError: there is none.
+        """
+        os.eventfd_read(self._outbox)
+        answer, self._server.answer = self._server.answer, None
+        assert answer is not None
+        kind, value = answer
+        if kind == _channel.VALUE:
+            return Outcome(value, None), ""
+        return Outcome(None, stripped(value)), ""
+
+    def progress(self) -> tuple[int, float] | None:
+        """The item and its moment, straight from the memory that is shared."""
+        return self._since[0], self._since[1]
+
+    def retire(self) -> None:
+        """Tell it to end when it is done."""
+        self.retired_at = time.monotonic()
+        self._server.call = None
+        os.eventfd_write(self._inbox, 1)
+
+    def died_before(self, outcome: Outcome) -> bool:
+        """Whether it was killed before it took its call."""
+        return isinstance(outcome.exception, (TaskKilled, TaskLost)) and not self.why and self._server.call is not None
+
+    def close(self) -> None:
+        """Let go of the task and the eventfds."""
+        os.close(self._inbox)
+        os.close(self._outbox)
+        super().close()
+
+    def forget(self) -> None:
+        """In a forked child: close what belongs to the parent's executor."""
+        os.close(self._inbox)
+        os.close(self._outbox)
