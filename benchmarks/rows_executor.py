@@ -52,7 +52,8 @@ def ten_mb() -> Any:
 @functools.cache
 def ours(kind: str, calls: int | None) -> sysclone.Executor:
     """An executor that lives as long as the measuring process."""
-    return sysclone.Executor(WORKERS, kind=kind, tasks_per_worker=calls)  # type: ignore[arg-type]
+    preload = [__name__] if kind == "fresh" else []
+    return sysclone.Executor(WORKERS, kind=kind, tasks_per_worker=calls, preload=preload)  # type: ignore[arg-type]
 
 
 @functools.cache
@@ -104,7 +105,9 @@ def many(submit: Callable[[int], Any], get: Callable[[Any], object]) -> None:
 
 def forkserver() -> None:
     """A process of forkserver's, joined: it brings no value."""
-    process = multiprocessing.get_context("forkserver").Process(target=nothing)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=nothing)
     process.start()
     process.join()
 
