@@ -13,6 +13,7 @@ from asyncio import subprocess as _subprocess
 
 from ._errors import Unsupported
 from ._popen import Popen
+from ._to_process import to_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from ._context import Description
 
-__all__ = ["DEVNULL", "PIPE", "STDOUT", "Process", "create_subprocess_exec", "create_subprocess_shell"]
+__all__ = ["DEVNULL", "PIPE", "STDOUT", "Process", "create_subprocess_exec", "create_subprocess_shell", "to_process"]
 
 PIPE: Final = subprocess.PIPE
 STDOUT: Final = subprocess.STDOUT

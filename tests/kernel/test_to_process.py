@@ -11,7 +11,7 @@ from helpers import ended
 
 import sysclone
 from sysclone import Descriptor, Executor, _to_process
-from sysclone._to_process import to_process
+from sysclone.asyncio import to_process
 
 
 @pytest.fixture(params=VARIANTS, ids=NAMES)
