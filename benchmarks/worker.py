@@ -81,6 +81,7 @@ def all_rows() -> Sequence[harness.Row]:
     import rows_executor
     import rows_processes
     import rows_programs
+    import rows_sandbox
     import rows_seeing
     import rows_trace
 
@@ -88,6 +89,7 @@ def all_rows() -> Sequence[harness.Row]:
         *rows_core.ROWS,
         *rows_processes.ROWS,
         *rows_programs.ROWS,
+        *rows_sandbox.ROWS,
         *rows_seeing.ROWS,
         *rows_trace.ROWS,
         *rows_executor.ROWS,
