@@ -48,7 +48,7 @@ def test_no_option_is_invented(verb):
     """Each option that is named anywhere in a verb's section is the parser's."""
     known = {option.split()[0] for option in options(verb)}
 
-    assert set(re.findall(r"`(--[a-z][a-z-]*)", told(verb))) <= known
+    assert set(re.findall(r"`(--[a-z][a-z0-9-]*)", told(verb))) <= known
 
 
 @pytest.mark.parametrize("kind", [sysclone.Share, sysclone.Namespace])

@@ -27,8 +27,15 @@ BROKEN_PIPE: Final = BY_SIGNAL + 13
 # The fields of a Context; what else an error points at is no option.
 _OPTIONS: Final = {
     "share", "new", "parent", "exit_signal", "stack_bytes", "tid", "cgroup", "clear_signal_handlers", "ptrace",
-    "untraced", "suspend_caller", "timeout",
+    "untraced", "timeout", "join", "loopback", "root", "umask", "hostname", "domainname", "propagation",
+    "uid", "gid", "groups", "capabilities", "no_new_privs", "nice", "scheduling", "affinity", "io_priority",
+    "oom_score_adj", "session", "parent_death_signal", "argv0",
 }  # fmt: skip
+_OTHERWISE: Final = {
+    "suspend_caller": "vfork", "uid_map": "map-users", "gid_map": "map-groups", "time_offsets": "time-offset",
+    "cwd": "chdir", "mounts": "mount", "landlock": "landlock-ro", "limits": "limit", "environment": "env",
+}  # fmt: skip
+"""Fields whose option has another name."""
 
 
 def complain(name: str, text: str) -> None:
@@ -43,8 +50,8 @@ def tell_failure(name: str, error: Exception) -> None:
     """Say why the command itself failed: what was tried, what came of it, what to do; never a traceback."""
     from .._errors import ContextError, SyscloneError, SyscloneWarning
 
-    if isinstance(error, ContextError) and error.field in _OPTIONS:
-        option = "vfork" if error.field == "suspend_caller" else error.field.replace("_", "-")
+    if isinstance(error, ContextError) and error.field in (*_OPTIONS, *_OTHERWISE):
+        option = _OTHERWISE.get(error.field, error.field.replace("_", "-"))
         complain(name, f"--{option}: {error}")
     elif isinstance(error, SyscloneError):
         complain(name, str(error))

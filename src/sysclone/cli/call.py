@@ -62,25 +62,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Call the function, and answer 0 where it returned."""
-    context = context_from(args, Share.VM)
-    try:
-        function = find(args.function)
-    except NotThere as e:
-        complain(NAME, str(e))
-        return e.status
-    words = args.arguments[1:] if args.arguments[:1] == ["--"] else args.arguments
-    positional, keywords = parse_arguments(words)
-    relay = Relay(NAME)
-    mask = relay.block()
+    with context_from(args, Share.VM) as context:
+        try:
+            function = find(args.function)
+        except NotThere as e:
+            complain(NAME, str(e))
+            return e.status
+        words = args.arguments[1:] if args.arguments[:1] == ["--"] else args.arguments
+        positional, keywords = parse_arguments(words)
+        relay = Relay(NAME)
+        mask = relay.block()
 
-    def body() -> Any:
-        if Share.SIGHAND not in context.share:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        return function(*positional, **keywords)
+        def body() -> Any:
+            if Share.SIGHAND not in context.share:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            return function(*positional, **keywords)
 
-    begun = time.perf_counter()
-    with Warnings(NAME, args.strict):
-        task = context.start(body)
+        begun = time.perf_counter()
+        with Warnings(NAME, args.strict):
+            task = context.start(body)
     asked = _Asked()
     if Share.VM in context.share:
         relay.begin(_LightTarget(task, context, asked))

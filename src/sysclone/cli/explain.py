@@ -11,7 +11,7 @@ import re
 import sys
 
 from .._explain import Explanation, explain
-from ._options import signal_number
+from ._words import signal_number
 from ._tell import FAILED, REFUSED, complain
 
 NAME = "sysclone explain"

@@ -47,19 +47,19 @@ def run(args: argparse.Namespace) -> int:
     if not command:
         complain(NAME, f"there is no program to run\ntry: {NAME} -- /bin/true")
         return FAILED
-    context = context_from(args, Share(0))
-    pty = _wants_pty(args.pty, context)
-    if pty is None:
-        complain(NAME, "--pty: standard input and output are no terminal\ntry: leave it off, or script(1)")
-        return FAILED
-    relay = Relay(NAME)
-    mask = relay.block()
-    try:
-        with Warnings(NAME, args.strict):
-            process = _Relayed(command, relay, mask, context=context, close_fds=False, pty=pty)
-    except CloneError as e:
-        complain(NAME, str(e))
-        return refused(e, command[0])
+    with context_from(args, Share(0)) as context:
+        pty = _wants_pty(args.pty, context)
+        if pty is None:
+            complain(NAME, "--pty: standard input and output are no terminal\ntry: leave it off, or script(1)")
+            return FAILED
+        relay = Relay(NAME)
+        mask = relay.block()
+        try:
+            with Warnings(NAME, args.strict):
+                process = _Relayed(command, relay, mask, context=context, close_fds=False, pty=pty)
+        except CloneError as e:
+            complain(NAME, str(e))
+            return refused(e, command[0])
     is_init = Namespace.PID in context.new
     in_time = _on_screen(process, relay, is_init) if pty else _wait(process, relay, is_init)
     if not in_time:
