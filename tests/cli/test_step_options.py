@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-
 import sys
 from pathlib import Path
 
@@ -20,7 +19,6 @@ dead = ctypes.c_int()
 ctypes.CDLL(None).prctl(2, ctypes.byref(dead))
 os.umask(mask := os.umask(0))
 print(json.dumps({
-    "argv0": open("/proc/self/cmdline").read().split(chr(0))[0],
     "uid": list(os.getresuid()), "gid": list(os.getresgid()), "groups": os.getgroups(),
     "cwd": os.getcwd(), "umask": mask, "host": socket.gethostname(), "pid": os.getpid(),
     "capabilities": [status[name].strip().lstrip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")],
@@ -43,8 +41,8 @@ RIGHTS = f"{1 << 12 | 1 << 2:x}"
 # What is asked for in one run, and what is seen by then.
 TABLE = {
     "places": (
-        ["--chdir", "/usr", "--umask", "027", "--session", "--argv0", "somebody", "--parent-death-signal", "term"],
-        {"cwd": "/usr", "umask": 0o27, "leads": True, "argv0": "somebody", "death": 15},
+        ["--chdir", "/usr", "--umask", "027", "--session", "--parent-death-signal", "term"],
+        {"cwd": "/usr", "umask": 0o27, "leads": True, "death": 15},
     ),
     "rights": (
         [
@@ -182,10 +180,8 @@ def test_time_offset(sysclone):
     """A clock of a new time namespace is ahead by what was asked for."""
     done = sysclone("run", "--new", "time", "--time-offset", "boottime=86400.5", "cat", "/proc/self/timens_offsets")
 
-    assert dict((line.split()[0], line.split()[1:]) for line in done.stdout.splitlines())["boottime"] == [
-        "86400",
-        "500000000",
-    ]
+    offsets = {name: numbers for name, *numbers in map(str.split, done.stdout.splitlines())}
+    assert offsets["boottime"] == ["86400", "500000000"]
 
 
 @requires("landlock")
@@ -199,6 +195,13 @@ def test_landlock(sysclone, tmp_path):
     assert done.stdout == "x\n"
     assert done.stderr.count("ermission denied") == 3
     assert not (tmp_path / "b").exists()
+
+
+def test_name_of_the_program(sysclone):
+    """--argv0 is the program's first argument, and not what is executed."""
+    assert sysclone(
+        "run", "--argv0", "somebody", "--", "sh", "-c", "tr '\\0' '\\n' < /proc/$$/cmdline"
+    ).stdout.startswith("somebody\n-c\n")
 
 
 def test_call_has_them_too(sysclone):

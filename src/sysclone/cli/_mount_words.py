@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
-    Switches = dict[str, bool]
+    Switches = dict[str, Any]
     Values = dict[str, list[str]]
     Maker = Callable[[list[str], Switches, Values], Mount]
 

@@ -176,8 +176,8 @@ def scheduling(text: str) -> object:
     policy, *numbers = text.split(":")
     values = [whole(number) for number in numbers]
     if policy == "deadline" and 2 <= len(values) <= 3:
-        names = ("runtime_ns", "deadline_ns", "period_ns")
-        return Scheduling(policy, **dict(zip(names, values, strict=False)))
+        runtime, deadline, period = (*values, 0)[:3]
+        return Scheduling(policy, runtime_ns=runtime, deadline_ns=deadline, period_ns=period)
     if policy == "deadline" or len(values) > 1:
         raise wrong(text, "POLICY, POLICY:PRIORITY or deadline:RUNTIME:DEADLINE[:PERIOD]")
     return Scheduling(policy, *values)

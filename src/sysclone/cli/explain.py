@@ -11,8 +11,8 @@ import re
 import sys
 
 from .._explain import Explanation, explain
-from ._words import signal_number
 from ._tell import FAILED, REFUSED, complain
+from ._words import signal_number
 
 NAME = "sysclone explain"
 
