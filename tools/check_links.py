@@ -21,7 +21,10 @@ def pages() -> list[Path]:
 def anchors(page: Path) -> set[str]:
     """What a page's headings can be linked by."""
     titles = HEADING.findall(FENCE.sub("", page.read_text()))
-    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+    slugs = [re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles]
+    # Of two headings that differ in case alone, the second is numbered.
+    again = {f"{slug}-{slugs[:at].count(slug)}" for at, slug in enumerate(slugs) if slug in slugs[:at]}
+    return {*slugs, *again}
 
 
 def broken(page: Path) -> Iterator[str]:
