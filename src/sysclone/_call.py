@@ -15,7 +15,7 @@ from . import _core
 from ._cgroup import CgroupDirectory
 from ._child import flush, live
 from ._context import Description
-from ._copied_task import CopiedTask, has_abandoned, reap_abandoned
+from ._copied_task import CopiedTask, has_abandoned, put_down, reap_abandoned
 from ._errors import Cancelled, CloneError, ContextError, SyscloneWarning, TaskTimeout
 from ._flags import Namespace, Share, format_step
 from ._idmap import plan_of
@@ -367,16 +367,18 @@ def start_copied(
     flush()
     ranges = context.ranges()
     page = ResultPage()
+    made: list[tuple[int, int]] = []
+    task: CopiedTask | None = None
     try:
         if context.fds:
             page.keep_clear(target for target, _source in context.fds)
         if context.cgroup is None:
-            pid, pidfd = _copy(context, way, page, -1, ranges)
+            pid, pidfd = _copy(context, way, page, -1, ranges, made)
             enter = None
         else:
             with CgroupDirectory(context.cgroup) as cgroup:
                 born = cgroup.can_be_born_in and context.call_name == "clone3"
-                pid, pidfd = _copy(context, way, page, cgroup.fd if born else -1, ranges)
+                pid, pidfd = _copy(context, way, page, cgroup.fd if born else -1, ranges, made)
                 enter = None if born or pid else cgroup.enter
                 if pid == 0:
                     live(page, context.timeout, lambda: _entered(enter, fn, args, kwargs))
@@ -384,18 +386,33 @@ def start_copied(
             live(page, context.timeout, lambda: (fn, args, kwargs))
         if Share.FILES not in context.share:
             page.close_theirs()
+        # The Task is whole before the pidfd is its own: an interrupt finds one owner, never two or none.
+        task = CopiedTask(pid, -1, page, what, context.parent == "caller", context.timeout, began)
+        task._pidfd = pidfd
+        return task
     except BaseException:
-        page.close()
+        if task is not None and task.pidfd >= 0:
+            task.cancel()
+            task.wait()
+            task.close()
+        else:
+            for pid, pidfd in made:
+                put_down(pid, pidfd)
+            page.close()
         raise
-    return CopiedTask(pid, pidfd, page, what, context.parent == "caller", context.timeout, began)
 
 
 def _copy(
-    context: Description, way: int, page: ResultPage, cgroup: int, ranges: tuple[tuple[int, ...], ...]
+    context: Description,
+    way: int,
+    page: ResultPage,
+    cgroup: int,
+    ranges: tuple[tuple[int, ...], ...],
+    made: list[tuple[int, int]],
 ) -> tuple[int, int]:
     plan = plan_of(context, "copied", cgroup=cgroup)
     try:
-        return _core.copied(plan, way, page.map, ranges)
+        return _core.copied(plan, way, page.map, ranges, made)
     except OSError as e:
         step = e.filename or ("fork()" if way == _FORK else clone_step(plan))
         raise CloneError(e.errno or 0, step=step) from None

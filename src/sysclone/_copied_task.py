@@ -188,6 +188,13 @@ class CopiedTask(Task):
             self.close()
 
 
+def put_down(pid: int, pidfd: int) -> None:
+    """End a process that nobody will hold a Task of, and reap it."""
+    _core.pidfd_send_signal(pidfd, int(_signal.SIGKILL), 0)
+    reap(pidfd, pid, own_child=True)
+    os.close(pidfd)
+
+
 # pidfds of copied processes whose Task was let go of while they ran: reaped when they have ended.
 _abandoned: list[tuple[int, ResultPage | None]] = []
 

@@ -105,18 +105,20 @@ sc_give_up(long pid, int pidfd)
     if (pidfd >= 0) sc_raw1(SYS_close, pidfd);
 }
 
-/* copied(plan, way, page, ranges=()) -> (pid, pidfd) in the creator, (0, -1) in the child. page is a writable buffer in
-   memory that stays shared, zeroed, of 16 bytes or more; ranges are left out of the copy (mapping.c). The pidfd is the
-   caller's; negative errno when there is none. */
+/* copied(plan, way, page, ranges=(), made=[]) -> (pid, pidfd) in the creator, (0, -1) in the child. page is a writable buffer
+   in memory that stays shared, zeroed, of 16 bytes or more; ranges are left out of the copy (mapping.c). The pidfd is the
+   caller's; negative errno when there is none. The creator's answer is appended to made too: an interrupt right after the
+   call loses what it returns. */
 PyObject *
 sc_copied(PyObject *module, PyObject *args)
 {
     sc_state *state = sc_get_state(module);
     PyObject *plan_object;
-    PyObject *ranges = NULL;
+    PyObject *ranges = NULL, *made = NULL;
     int way;
     Py_buffer buffer;
-    if (!PyArg_ParseTuple(args, "O!iw*|O!:copied", state->plan_type, &plan_object, &way, &buffer, &PyTuple_Type, &ranges))
+    if (!PyArg_ParseTuple(args, "O!iw*|O!O!:copied", state->plan_type, &plan_object, &way, &buffer, &PyTuple_Type, &ranges,
+                          &PyList_Type, &made))
         return NULL;
     if (ranges && !sc_ranges_check(ranges)) {
         PyBuffer_Release(&buffer);
@@ -164,7 +166,10 @@ sc_copied(PyObject *module, PyObject *args)
         errno = (int)-pid;
         return PyErr_SetFromErrnoWithFilename(PyExc_OSError, step);
     }
-    return Py_BuildValue("li", pid, pidfd);
+    PyObject *answer = Py_BuildValue("li", pid, pidfd);
+    if (answer && made && PyList_Append(made, answer) < 0) Py_CLEAR(answer);
+    if (!answer) sc_give_up(pid, pidfd);
+    return answer;
 }
 
 /* copied_call(plan, way, page, ranges=()) -> (0, -1, 0, 0) in the child; in the creator, once it has ended, (pid, pidfd,
