@@ -9,6 +9,14 @@
 
 #include "arch.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+/* Frames that never returned, of a child that died or became a program, have left their red zones on the stack. */
+#define SC_UNPOISON(at, bytes) __asan_unpoison_memory_region((void *)(at), (bytes))
+#else
+#define SC_UNPOISON(at, bytes) ((void)0)
+#endif
+
 /* Around what the GIL lets no two threads do at once: where there is none, the object's own lock does. Let go of, as the
    GIL is, while the thread is detached. */
 #if PY_VERSION_HEX >= 0x030d0000

@@ -29,14 +29,6 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
-/* Frames that never returned have left their red zones on the stack. */
-#define SC_UNPOISON(at, bytes) __asan_unpoison_memory_region((void *)(at), (bytes))
-#else
-#define SC_UNPOISON(at, bytes) ((void)0)
-#endif
-
 /* Between the parked frame and the child's stack: the parked thread's own calls, and a signal frame of libc's. */
 #define SC_PARKED_ROOM (64 * 1024)
 #define SC_LEAST_STACK (192 * 1024)

@@ -189,6 +189,7 @@ sc_spawn_clone(sc_spawning *s)
         int word;
         while ((word = __atomic_load_n(&s->attention, __ATOMIC_ACQUIRE)))
             sc_raw6(SYS_futex, &s->attention, FUTEX_WAIT, word, 0, 0, 0);
+        SC_UNPOISON(low, top - low);
         if (s->pidfd < 0) s->pidfd = (int)sc_raw2(SYS_pidfd_open, s->pid, 0);
         /* It ended inside its set-up without a word: killed, or os._exit. */
         if (s->setup && !s->let_go && !s->child.step && !refused) s->child.step = SC_STEP_SETUP;
