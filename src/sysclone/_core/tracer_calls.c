@@ -59,7 +59,7 @@ sc_call_install(const struct sock_fprog *program)
 long
 sc_call_filter(void)
 {
-    struct sock_filter code[6 + SC_MACHINES * (SC_CALLS + 1)];
+    struct sock_filter code[2 + SC_MACHINES * (4 + SC_CALLS)];
     unsigned short n = 0;
     /* One block for each arch: its calls are compared one after the other, and the last line lets the others through. */
     code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
