@@ -392,11 +392,11 @@ class Description:
             timeout: whether the core is to keep the time limit.
             maps: what is to be written for a new user namespace: `_idmap.Maps`.
         """
-        self._check_kind(kind)
         key = (kind, drop, timeout)
         if cgroup < 0 and key in self._kept:
             plan: _core.Plan = self._kept[key]
             return plan
+        self._check_kind(kind)
         limit = self.timeout if timeout else None
         if kind == "copied" and self.time_offsets:
             drop |= Clone.NEWTIME  # a step makes it: see _clocks

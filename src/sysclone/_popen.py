@@ -117,7 +117,8 @@ class Popen(OnTerminal):
         self.has_tree: bool = bool(tree)
         self.context: Description = PLAIN if context is None else context
         self._asked = self.context
-        _check(self.context)
+        if context is not None:
+            _check(context)
         if sys.flags.warn_default_encoding and encoding is None and (errors or text or universal_newlines):
             encoding = text_encoding()
         if pty:

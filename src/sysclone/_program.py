@@ -33,7 +33,7 @@ def argv_and_program(args: Any, executable: Any, shell: bool) -> tuple[list[Any]
 def search(program: Any, env: Any) -> list[bytes]:
     """Where the program may be, in order: the PATH is that of env."""
     name = os.fsencode(program)
-    if os.path.dirname(name):
+    if b"/" in name:
         return [name]
     return [os.path.join(os.fsencode(directory), name) for directory in os.get_exec_path(env)]
 

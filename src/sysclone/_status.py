@@ -47,7 +47,7 @@ class Status:
     def from_waitid(cls, code: int, status: int) -> Status:
         """From si_code and si_status of waitid(2)."""
         if code == os.CLD_EXITED:
-            return cls(exit_code=status)
+            return _SUCCESS if status == 0 else cls(exit_code=status)
         return cls(signal=status, core_dumped=code == os.CLD_DUMPED)
 
     @classmethod
@@ -87,6 +87,10 @@ class Status:
         if self.signal is not None:
             return f"killed by {signal_name(self.signal)}" + (", core dumped" if self.core_dumped else "")
         return f"exited with {self.exit_code}" if self.known else f"unknown: {self.reason}"
+
+
+# Nearly all there are, and immutable.
+_SUCCESS = Status(exit_code=0)
 
 
 def signal_name(number: int) -> str:
