@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import pytest
 from commandline import Terminal
@@ -88,6 +89,20 @@ def test_a_terminal_of_its_own(options):
         terminal.type(b"end\n")
         assert terminal.process.wait(20) == 7
         assert local_flags(terminal) & termios.ICANON
+
+
+@requires("root", "pid_namespaces")
+def test_a_terminal_in_a_joined_pid_namespace(started):
+    """With --join of a pid namespace the program has a terminal of its own too, whose Ctrl-C reaches it."""
+    there = started("run", "--new", "pid", "--", "sh", "-c", "echo ready; read x")
+    assert there.line() == "ready"
+    pid = Path(f"/proc/{there.pid}/task/{there.pid}/children").read_text(encoding="ascii").split()[0]
+    with Terminal("run", "--join", f"{pid},pid", *PROGRAM) as terminal:
+        assert until(terminal, "ready").split()[2] != name_of(terminal)
+        terminal.type(b"\x03")
+        until(terminal, "interrupted")
+        terminal.type(b"end\n")
+        assert terminal.process.wait(20) == 7
 
 
 @requires("user_namespaces", "pid_namespaces")

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pty",
         action=argparse.BooleanOptionalAction,
-        help="give the program a terminal of its own (as with --new pid, when we have one)",
+        help="give the program a terminal of its own (as in another pid namespace, when we have one)",
     )
     parser.add_argument("program", nargs=argparse.REMAINDER, metavar="PROGRAM …", help="the program and its arguments")
 
@@ -86,9 +86,10 @@ class _Relayed(Popen):
 def _wants_pty(asked: bool | None, context: Context) -> bool | None:
     """Whether there is to be a pty; None where it was asked for and we have no terminal ourselves.
 
-    Unless asked: in a pid namespace of its own a program cannot name the groups of our session, and has no job control.
+    Unless asked: in a new or joined pid namespace a program cannot name the groups of our session, and has no job control.
     """
-    if asked is False or (asked is None and Namespace.PID not in context.new):
+    inside = context.new | (context.join.kinds if context.join is not None else Namespace(0))
+    if asked is False or (asked is None and Namespace.PID not in inside):
         return False
     on_terminal = os.isatty(0) and os.isatty(1)
     return on_terminal or (None if asked else False)
