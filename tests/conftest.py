@@ -21,8 +21,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 JOURNAL = os.environ.get("SYSCLONE_TEST_JOURNAL")
 """A file to note each test's begin and outcome in, at once: who watches from outside learns where a run hangs."""
 
-# A cluster takes long to come up, and Dask is the same on every CPython: once is enough.
-collect_ignore = ["kernel/test_dask.py"] if os.environ.get("SYSCLONE_CLUSTERS") == "0" else []
+# A cluster takes long to come up, and Dask is the same on every CPython: once is enough. What it leaves in a program
+# (threads, loops, picklers) stays, so its tests are in an interpreter of their own: test_clusters.py.
+CLUSTERS = os.environ.get("SYSCLONE_CLUSTERS")
+collect_ignore = [] if CLUSTERS == "inside" else ["cluster"] if CLUSTERS != "0" else ["cluster", "kernel/test_clusters.py"]
 
 
 def note(**fields: Any) -> None:

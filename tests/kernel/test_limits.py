@@ -179,6 +179,7 @@ for verb in VERBS:
 
 
 NOBODY_NOW = """
+import pickle, traceback  # nobody may not be let into their folder
 sysclone.Popen, sysclone._popen
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)
