@@ -24,7 +24,9 @@ JOURNAL = os.environ.get("SYSCLONE_TEST_JOURNAL")
 # A cluster takes long to come up, and Dask is the same on every CPython: once is enough. What it leaves in a program
 # (threads, loops, picklers) stays, so its tests are in an interpreter of their own: test_clusters.py.
 CLUSTERS = os.environ.get("SYSCLONE_CLUSTERS")
-collect_ignore = [] if CLUSTERS == "inside" else ["cluster"] if CLUSTERS != "0" else ["cluster", "kernel/test_clusters.py"]
+collect_ignore = (
+    [] if CLUSTERS == "inside" else ["cluster"] if CLUSTERS != "0" else ["cluster", "kernel/test_clusters.py"]
+)
 
 
 def note(**fields: Any) -> None:

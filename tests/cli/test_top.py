@@ -50,9 +50,11 @@ def test_it_shows_sorts_filters_and_tells_of_the_chosen(tasks):
         screen.type(str(light))
         screen.until(lambda text: "1 of " in text.splitlines()[0] and line_of(light, text) and not line_of(own, text))
         screen.press("Enter")
-        told = screen.until(lambda text: re.search(rf"│ {light} ", text) and "a light process" in text)
+        memory = f"memory: {os.getpid()}"
+        told = screen.until(
+            lambda text: re.search(rf"│ {light} ", text) and "a light process" in text and memory in text
+        )
         assert re.search(r"a light process, a child of\s+(│\s+)?" + str(os.getpid()), re.sub(r".*│", "", told))
-        assert f"memory: {os.getpid()}" in told
 
         screen.press("Escape")
         screen.until(lambda text: line_of(own, text))

@@ -236,15 +236,13 @@ def test_the_number_of_processes_is_limited(calls):
         assert executor.submit(starts, 10).result(SECONDS) == 3
 
 
-@requires("nobody_python")
-def test_the_number_of_processes_of_a_user_is_limited(tmp_path):
+@requires("nobody")
+def test_the_number_of_processes_of_a_user_is_limited():
     """Where no cgroup can be made, by RLIMIT_NPROC."""
     out = in_subprocess(
         """
         import os, sys
         from sysclone import Executor
-        sys.path.insert(0, sys.argv[1])
-        os.setgroups([]); os.setgid(65534); os.setuid(65534)
         def starts(count):
             pids = []
             reads, writes = os.pipe()
@@ -265,10 +263,10 @@ def test_the_number_of_processes_of_a_user_is_limited(tmp_path):
         with Executor(1, kind="copied", processes=3) as executor:
             print(executor.submit(starts, 10).result(20))
         """,
-        tmp_path,
+        as_nobody=True,
     )
 
-    assert int(out) == 3
+    assert 1 <= int(out) <= 3  # other processes of nobody count too
 
 
 def test_root_without_a_pids_cgroup_is_told(monkeypatch):
