@@ -56,6 +56,15 @@ _FIELD_OF_FLAG: Final[Mapping[int, str]] = {
 }
 
 
+# What changes a namespace, which must not be the caller's own.
+_NEED_NAMESPACE: Final[Mapping[str, Namespace]] = {
+    "hostname": Namespace.UTS,
+    "domainname": Namespace.UTS,
+    "mounts": Namespace.MOUNT,
+    "loopback": Namespace.NET,
+}
+
+
 class Description:
     """What a new task shares, what is new, whose child it is, which signal it leaves with, its stack, cgroup and limits.
 
@@ -358,6 +367,12 @@ class Description:
                 "(no share=VM) can",
                 field="join",
             )
+        for field, needed in _NEED_NAMESPACE.items():
+            if getattr(self, field) and needed not in joined | self.new:
+                raise ContextError(
+                    f"{field} with join=: the {needed.name} namespace there is the caller's own, and would be changed for all",
+                    field=field,
+                )
         apart = joined & (Namespace.USER | Namespace.MOUNT)
         if Share.FS in self.share and apart:
             raise ContextError(

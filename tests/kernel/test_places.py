@@ -362,6 +362,21 @@ def test_what_a_kind_of_task_cannot_join_is_refused():
                 assert caught.value.field == "join"
 
 
+@requires("root")
+@pytest.mark.parametrize("share", [LIGHT, Share(0)], ids=["light", "copied"])
+def test_what_changes_a_namespace_never_changes_the_callers_own(share):
+    """A joined namespace that is one's own is no other: a host name, mounts, loopback are refused at their field."""
+    before = os.uname().nodename
+    with Namespaces.of(os.getpid()) as own:
+        for field, value in (("hostname", "x"), ("domainname", "x"), ("loopback", True)):
+            context, program = Context(share=share, join=own, **{field: value}), Context(join=own, **{field: value})
+            for act, arguments in ((context.call, (int,)), (context.start, (int,)), (program.run, (["true"],))):
+                with pytest.raises(ContextError) as caught:
+                    act(*arguments)
+                assert caught.value.field == field
+    assert os.uname().nodename == before
+
+
 # --- Namespaces
 
 
