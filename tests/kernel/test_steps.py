@@ -413,6 +413,8 @@ SECCOMP: list[tuple[str, dict[str, Any], int | None]] = [
     ("keyctl", {"keyring": True}, None),
     ("umask", {"umask": 0}, None),
     ("prctl", {"timer_slack_ns": 1}, 29),
+    ("sethostname", {"new": Namespace.USER | Namespace.UTS, "hostname": "x"}, None),
+    ("setdomainname", {"new": Namespace.USER | Namespace.UTS, "domainname": "x"}, None),
 ]
 ODD = errno.EOWNERDEAD
 

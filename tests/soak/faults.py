@@ -8,18 +8,31 @@ import json
 import os
 import sys
 
-from sysclone import CloneError, Context, ContextError, Mount, Namespace, Share, run
+from sysclone import CloneError, Context, ContextError, Mount, Namespace, Namespaces, Share, run
+
+
+def mounted() -> str:
+    """This program's mounts; a fault may strike the look itself."""
+    for _ in range(20):
+        try:
+            with open("/proc/self/mountinfo") as file:
+                return file.read()
+        except OSError:
+            continue
+    return "not to be seen"
 
 
 def main() -> None:
     """Start so many programs and light functions, and print as JSON what came of them."""
     count = int(sys.argv[1])
     null = os.open("/dev/null", os.O_RDWR)
+    held = Namespaces.new(Namespace.UTS | Namespace.NET)
     contexts = [
         Context(),
         Context(cwd="/", umask=0o22, nice=1, limits={"NOFILE": 256}, fds={9: null}, no_new_privs=True),
         Context(new=Namespace.USER | Namespace.MOUNT, uid_map="root", gid_map="root",
                 mounts=[Mount.tmpfs("/mnt"), Mount.bind("/usr", "/mnt/u", create=True)]),
+        Context(join=held, hostname="inside", loopback=True, umask=0o27),
     ]  # fmt: skip
     # What an import, or the first of its kind, would open is open before the faults begin.
     for context in contexts:
@@ -29,7 +42,7 @@ def main() -> None:
         run(["/nowhere"])
     except CloneError:
         pass
-    start = set(os.listdir("/proc/self/fd"))
+    start, mounts = set(os.listdir("/proc/self/fd")), mounted()
     print("ready", flush=True)
     sys.stdin.readline()
     ends: collections.Counter[str] = collections.Counter()
@@ -61,6 +74,8 @@ def main() -> None:
             break
         except OSError:
             continue
+    if mounted() != mounts:
+        left += "a mount"
     opened = [os.readlink(path) for path in now.values() if os.path.lexists(path)]
     print(json.dumps({"ends": ends, "left": [left, *opened]}))
 
