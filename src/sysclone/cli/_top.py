@@ -317,9 +317,9 @@ def _about(seen: Inspection, task: TaskInfo) -> str:
 
 
 def _named(seen: Inspection, tids: tuple[int, ...]) -> str:
-    """Some of the tasks by name."""
+    """Some of the tasks by name, whole processes before threads: ids begin again, and tell no order."""
     found = []
-    for tid in tids[:_MOST_NAMED]:
+    for tid in sorted(tids, key=lambda one: (one != seen._process_of(one), one))[:_MOST_NAMED]:
         pid = seen._process_of(tid)
         found.append(f"{tid} ({seen.process_name(pid)})" if tid == pid else f"{tid} of {pid}")
     return ", ".join(found) + (f" and {len(tids) - _MOST_NAMED} more" if len(tids) > _MOST_NAMED else "")
