@@ -5,6 +5,7 @@ Each function is one step of a child's set-up, and raises OSError.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import struct
@@ -95,9 +96,16 @@ def set_personality(personality: int) -> None:
 # --- the creator's death
 
 
-def see_creator(notes: dict[str, int]) -> None:
-    """/proc/self/status, opened while there is the creator's /proc: what it says of the parent is in its pid namespace."""
-    notes["creator"] = at_path("/proc/self/status", os.O_RDONLY)
+def see_creator(above: int, notes: dict[str, int]) -> None:
+    """/proc/self/status, opened while there is the creator's /proc: what it says of the parent is in its pid namespace.
+
+    Args:
+        above: the least number that the fd may have: those below are given to others before it is read.
+        notes: gets the fd.
+    """
+    low = at_path("/proc/self/status", os.O_RDONLY)
+    notes["creator"] = _core.syscall("fcntl", low, fcntl.F_DUPFD_CLOEXEC, above)
+    close(low)
 
 
 def creator() -> int:

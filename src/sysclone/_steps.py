@@ -78,8 +78,9 @@ def _compiled(context: Description, light: bool, program: bool) -> tuple[Step, .
     load_hints()
     dies_with = context.parent_death_signal
     steps: list[Step] = []
+    above = max((target for target, _source in context.fds), default=0) + 1
     if dies_with is not None:
-        steps.append(("open(/proc/self/status)", _session.see_creator, (NOTES,)))
+        steps.append(("open(/proc/self/status)", _session.see_creator, (above, NOTES)))
     steps += _session.steps(context)
     if context.time_offsets and not light and not program:
         steps.append(("unshare(NEWTIME)", _clocks.enter_new, (offsets_text(context.time_offsets),)))
@@ -87,7 +88,6 @@ def _compiled(context: Description, light: bool, program: bool) -> tuple[Step, .
     steps += _priorities.steps(context)
     steps += _filesystem.steps(context, NOTES)
     if context.landlock is not None:
-        above = max((target for target, _source in context.fds), default=0) + 1
         compiled = _landlock.Compiled(context.landlock)
         steps.append(("landlock_create_ruleset", _landlock.gather, (compiled, above, NOTES)))
     steps += _descriptors.steps(context)

@@ -303,6 +303,14 @@ def test_parent_death_signal():
         os.close(reading)
 
 
+def test_parent_death_signal_beside_descriptors_of_any_number():
+    """What is looked at for the creator is at no number that the program is given."""
+    with open(os.devnull, "rb") as null:
+        for target in range(3, 16):
+            context = Context(fds={target: null.fileno()}, parent_death_signal=signal.SIGKILL)
+            assert run(["true"], context=context).returncode == 0, target
+
+
 @requires("pid_namespaces")
 @pytest.mark.parametrize("new", [Namespace(0), Namespace.PID])
 def test_parent_death_signal_where_the_creator_is_dead(new, tmp_path):
@@ -315,8 +323,8 @@ def test_parent_death_signal_where_the_creator_is_dead(new, tmp_path):
     def creator() -> None:
         see = _session.see_creator
 
-        def see_and_lose(notes: dict[str, Any]) -> None:
-            see(notes)
+        def see_and_lose(above: int, notes: dict[str, Any]) -> None:
+            see(above, notes)
             before = parent()
             os.write(writing, b"x")
             while parent() == before:
