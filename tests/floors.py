@@ -92,6 +92,8 @@ FLOORS = {
         "_run",
         "_trace",
         "_zygote",
+        "_zygote_link",
+        "_zygote_order",
         "_zygote_main",
         "_trace_begin",
         "_trace_session",
