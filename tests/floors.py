@@ -15,96 +15,53 @@ PACKAGE = "sysclone"
 TOP = 7
 FLOORS = {
     0: ("_core", "_version"),
-    1: ("_flags", "_errors", "_hints", "_looking", "_path_hints", "_step_hints", "_kernel", "errors", "lowlevel"),
+    1: ("_flags", "_errors", "_hints", "_kernel", "errors", "lowlevel"),
     2: (
-        "_capabilities",
-        "_cause",
         "_context",
-        "_field_table",
-        "_landlock_rules",
-        "_mount_types",
-        "_seccomp_filter",
-        "_scheduling",
-        "_step_fields",
-        "_step_rules",
-        "_value",
         "_explain",
-        "_fields",
-        "_preexec",
-        "_proc",
-        "_program",
-        "_sharing",
-        "_status",
-        "_trace_events",
-        "_trace_chrome",
-        "_trace_html",
-        "_trace_lives",
-        "_trace_summary",
-        "_trace_text",
-        "_trace_tree",
-        "_trace_build",
-        "_trace_policy",
+        "_inspect.proc",
+        "_inspect.sharing",
+        "_popen.cause",
+        "_popen.preexec",
+        "_popen.program",
+        "_task.status",
+        "_trace",
+        "_value",
     ),
     3: (
-        "_credentials",
-        "_clocks",
-        "_descriptors",
-        "_filesystem",
-        "_filters",
-        "_landlock",
-        "_mounting",
-        "_merge",
-        "_priorities",
-        "_raw",
-        "_session",
-        "_idmap",
-        "_network",
-        "_task",
-        "_light_task",
-        "_copied_task",
-        "_wait_many",
-        "_memory",
-        "_progress",
-        "_transport",
-        "_unpicklable",
         "_cgroup",
+        "_data",
+        "_idmap",
         "_namespaces",
-        "_result",
-        "_child",
-        "_fresh",
-        "_shared",
+        "_popen.merge",
+        "_popen.terminal",
+        "_popen.tree",
+        "_popen.usage",
         "_steps",
+        "_task",
         "_threads",
-        "_terminal",
-        "_tree",
-        "_usage",
-        "_wait",
-        "_tracefs",
+        "_trace.tracefs",
+        "_zygote.fresh",
     ),
     4: (
         "_api",
         "_call",
         "_inspect",
         "_popen",
-        "_popen_end",
-        "_popen_tree",
-        "_relation",
-        "_run",
-        "_trace",
+        "_trace.begin",
+        "_trace.session",
+        "_trace.system",
+        "_trace.trace",
         "_zygote",
-        "_zygote_link",
-        "_zygote_order",
-        "_zygote_main",
-        "_trace_begin",
-        "_trace_session",
-        "_trace_system",
-        "_popen_pty",
     ),
     5: ("executor", "multiprocessing", "asyncio", "_to_process", "dask", "joblib"),
     6: ("cli", "__main__"),
     TOP: ("__init__",),
 }
-"""Names directly under sysclone; what is in a folder lives on the folder's floor. cli imports what __init__ offers."""
+"""Names under sysclone. What is in a folder lives on the folder's floor, unless it is named itself: some rooms have stairs.
+
+cli imports what __init__ offers. A room's own __init__ is empty, so that an import of one file leads to that file alone.
+"""
 
 BY_NAME = ("import_module", "importlib.import_module", "__import__")
 
@@ -124,7 +81,9 @@ class Import:
 
 def floor_of(module: str) -> int | None:
     """The floor of a module such as ``cli.run`` or ``__init__``, or None if the table has no place for it."""
-    return FLOOR_OF.get(module.partition(".")[0])
+    while module and module not in FLOOR_OF:
+        module = module.rpartition(".")[0]
+    return FLOOR_OF.get(module)
 
 
 def climbs(found: Import) -> str | None:

@@ -62,7 +62,7 @@ AS_NOBODY = """
 import ctypes, importlib, os, pickle, pwd, resource, socket, subprocess, sysclone, traceback
 for name in sysclone.__all__:
     getattr(sysclone, name)
-for name in ("_hints", "_idmap", "_network"):
+for name in ("_hints.table", "_idmap", "_steps.network"):
     importlib.import_module("sysclone." + name)
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)

@@ -1,8 +1,9 @@
 """clone(2) for Python: every switch, for functions and for programs.
 
-Layout: `_core` is the C extension; `_flags`, `_errors`, `_kernel` know the kernel; `_context`, `_proc` are pure;
-`_task`, `_cgroup` hold fds; `_call`, `_popen`, `_run` are the verbs. Each imports from those before it alone. `lowlevel` is the
-raw tier. Each name is imported at its first use: the package itself is next to nothing.
+Layout: `_core` is the C extension; `_flags`, `_errors`, `_hints`, `_kernel` know the kernel; `_context` is the description;
+`_task`, `_data`, `_namespaces`, `_cgroup` hold fds; `_steps` is what a child does first; `_call`, `_popen`, `_zygote`,
+`_inspect`, `_trace` are the verbs. Each imports from those before it alone. `lowlevel` is the raw tier. Each name is imported
+at its first use: the package itself is next to nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +16,15 @@ if TYPE_CHECKING:
     from ._api import Context as Context
     from ._api import call as call
     from ._api import start as start
-    from ._capabilities import Capabilities as Capabilities
-    from ._cause import Cause as Cause
+    from ._context.capabilities import Capabilities as Capabilities
+    from ._context.landlock_rules import Landlock as Landlock
+    from ._context.mount_types import Mount as Mount
+    from ._context.scheduling import Scheduling as Scheduling
+    from ._context.seccomp_filter import SeccompFilter as SeccompFilter
+    from ._data.memory import result_buffer as result_buffer
+    from ._data.shared import Shared as Shared
+    from ._data.shared import shared as shared
+    from ._data.transport import Descriptor as Descriptor
     from ._errors import Cancelled as Cancelled
     from ._errors import CloneError as CloneError
     from ._errors import ContextError as ContextError
@@ -35,122 +43,115 @@ if TYPE_CHECKING:
     from ._explain import explain as explain
     from ._flags import Namespace as Namespace
     from ._flags import Share as Share
-    from ._inspect import Inspection as Inspection
-    from ._inspect import inspect as inspect
-    from ._landlock_rules import Landlock as Landlock
-    from ._memory import result_buffer as result_buffer
-    from ._mount_types import Mount as Mount
+    from ._inspect.inspect import Inspection as Inspection
+    from ._inspect.inspect import inspect as inspect
+    from ._inspect.relation import Relation as Relation
+    from ._inspect.relation import relation as relation
+    from ._inspect.relation import why as why
+    from ._inspect.sharing import Answer as Answer
+    from ._inspect.sharing import ShareGroup as ShareGroup
+    from ._inspect.sharing import TaskInfo as TaskInfo
     from ._namespaces import Namespaces as Namespaces
-    from ._popen import Popen as Popen
-    from ._progress import Progress as Progress
-    from ._progress import progress as progress
-    from ._relation import Relation as Relation
-    from ._relation import relation as relation
-    from ._relation import why as why
-    from ._run import call_program as call_program
-    from ._run import check_call as check_call
-    from ._run import check_output as check_output
-    from ._run import getoutput as getoutput
-    from ._run import getstatusoutput as getstatusoutput
-    from ._run import run as run
-    from ._scheduling import Scheduling as Scheduling
-    from ._seccomp_filter import SeccompFilter as SeccompFilter
-    from ._shared import Shared as Shared
-    from ._shared import shared as shared
-    from ._sharing import Answer as Answer
-    from ._sharing import ShareGroup as ShareGroup
-    from ._sharing import TaskInfo as TaskInfo
-    from ._status import Status as Status
-    from ._task import Task as Task
-    from ._terminal import Terminal as Terminal
+    from ._popen.cause import Cause as Cause
+    from ._popen.popen import Popen as Popen
+    from ._popen.run import call_program as call_program
+    from ._popen.run import check_call as check_call
+    from ._popen.run import check_output as check_output
+    from ._popen.run import getoutput as getoutput
+    from ._popen.run import getstatusoutput as getstatusoutput
+    from ._popen.run import run as run
+    from ._popen.terminal import Terminal as Terminal
+    from ._popen.usage import Usage as Usage
+    from ._task.progress import Progress as Progress
+    from ._task.progress import progress as progress
+    from ._task.status import Status as Status
+    from ._task.task import Task as Task
+    from ._task.wait_many import wait_all as wait_all
+    from ._task.wait_many import wait_any as wait_any
     from ._threads import Thread as Thread
     from ._threads import unshare_thread as unshare_thread
-    from ._trace import trace as trace
-    from ._trace_events import AttachEvent as AttachEvent
-    from ._trace_events import CloneEvent as CloneEvent
-    from ._trace_events import ExecEvent as ExecEvent
-    from ._trace_events import ExitEvent as ExitEvent
-    from ._trace_events import SetnsEvent as SetnsEvent
-    from ._trace_events import UnshareEvent as UnshareEvent
-    from ._trace_session import Trace as Trace
-    from ._transport import Descriptor as Descriptor
-    from ._usage import Usage as Usage
-    from ._wait_many import wait_all as wait_all
-    from ._wait_many import wait_any as wait_any
-    from ._zygote import Zygote as Zygote
+    from ._trace.events import AttachEvent as AttachEvent
+    from ._trace.events import CloneEvent as CloneEvent
+    from ._trace.events import ExecEvent as ExecEvent
+    from ._trace.events import ExitEvent as ExitEvent
+    from ._trace.events import SetnsEvent as SetnsEvent
+    from ._trace.events import UnshareEvent as UnshareEvent
+    from ._trace.session import Trace as Trace
+    from ._trace.trace import trace as trace
+    from ._zygote.zygote import Zygote as Zygote
     from .executor import Executor as Executor
     from .executor import Future as Future
 
 _LATE = {
-    "Answer": "_sharing",
-    "AttachEvent": "_trace_events",
+    "Answer": "_inspect.sharing",
+    "AttachEvent": "_trace.events",
     "Cancelled": "_errors",
-    "Capabilities": "_capabilities",
-    "Cause": "_cause",
+    "Capabilities": "_context.capabilities",
+    "Cause": "_popen.cause",
     "CloneError": "_errors",
-    "CloneEvent": "_trace_events",
+    "CloneEvent": "_trace.events",
     "Context": "_api",
     "ContextError": "_errors",
-    "Descriptor": "_transport",
-    "ExecEvent": "_trace_events",
-    "ExitEvent": "_trace_events",
+    "Descriptor": "_data.transport",
+    "ExecEvent": "_trace.events",
+    "ExitEvent": "_trace.events",
     "Explanation": "_explain",
-    "Inspection": "_inspect",
+    "Inspection": "_inspect.inspect",
     "Executor": "executor",
     "Future": "executor",
-    "Landlock": "_landlock_rules",
-    "Mount": "_mount_types",
+    "Landlock": "_context.landlock_rules",
+    "Mount": "_context.mount_types",
     "Namespace": "_flags",
     "Namespaces": "_namespaces",
-    "Popen": "_popen",
-    "Progress": "_progress",
-    "Relation": "_relation",
+    "Popen": "_popen.popen",
+    "Progress": "_task.progress",
+    "Relation": "_inspect.relation",
     "ResultError": "_errors",
-    "SetnsEvent": "_trace_events",
-    "Scheduling": "_scheduling",
-    "SeccompFilter": "_seccomp_filter",
+    "SetnsEvent": "_trace.events",
+    "Scheduling": "_context.scheduling",
+    "SeccompFilter": "_context.seccomp_filter",
     "Share": "_flags",
-    "ShareGroup": "_sharing",
-    "Shared": "_shared",
-    "Status": "_status",
+    "ShareGroup": "_inspect.sharing",
+    "Shared": "_data.shared",
+    "Status": "_task.status",
     "SyscloneError": "_errors",
     "SyscloneWarning": "_errors",
-    "Task": "_task",
+    "Task": "_task.task",
     "TaskExited": "_errors",
     "TaskFailed": "_errors",
-    "TaskInfo": "_sharing",
+    "TaskInfo": "_inspect.sharing",
     "TaskKilled": "_errors",
     "TaskLost": "_errors",
     "TaskOverLimit": "_errors",
     "TaskTimeout": "_errors",
-    "Terminal": "_terminal",
+    "Terminal": "_popen.terminal",
     "Thread": "_threads",
-    "Trace": "_trace_session",
-    "UnshareEvent": "_trace_events",
+    "Trace": "_trace.session",
+    "UnshareEvent": "_trace.events",
     "Unsupported": "_errors",
-    "Usage": "_usage",
-    "Zygote": "_zygote",
+    "Usage": "_popen.usage",
+    "Zygote": "_zygote.zygote",
     "ZygoteError": "_errors",
     "call": "_api",
-    "call_program": "_run",
-    "check_call": "_run",
-    "check_output": "_run",
+    "call_program": "_popen.run",
+    "check_call": "_popen.run",
+    "check_output": "_popen.run",
     "explain": "_explain",
-    "getoutput": "_run",
-    "getstatusoutput": "_run",
-    "inspect": "_inspect",
+    "getoutput": "_popen.run",
+    "getstatusoutput": "_popen.run",
+    "inspect": "_inspect.inspect",
     "lowlevel": "lowlevel",
-    "progress": "_progress",
-    "relation": "_relation",
-    "result_buffer": "_memory",
-    "run": "_run",
-    "shared": "_shared",
+    "progress": "_task.progress",
+    "relation": "_inspect.relation",
+    "result_buffer": "_data.memory",
+    "run": "_popen.run",
+    "shared": "_data.shared",
     "start": "_api",
-    "trace": "_trace",
+    "trace": "_trace.trace",
     "unshare_thread": "_threads",
-    "wait_all": "_wait_many",
-    "wait_any": "_wait_many",
-    "why": "_relation",
+    "wait_all": "_task.wait_many",
+    "wait_any": "_task.wait_many",
+    "why": "_inspect.relation",
 }
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from . import _call
-from ._context import Description
+from ._context.description import Description
 from ._flags import Share
 
 TYPE_CHECKING = False
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, ParamSpec, Self, TypeVar
 
-    from ._task import Task
+    from ._task.task import Task
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -128,7 +128,7 @@ class Context(Description):
 
     def run(self, args: Any, **keywords: Any) -> subprocess.CompletedProcess[Any]:
         """Run a program in this context: `sysclone.run(args, context=self, …)`."""
-        from ._run import run
+        from ._popen.run import run
 
         return run(args, context=self, **keywords)
 

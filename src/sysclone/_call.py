@@ -13,18 +13,18 @@ import time
 
 from . import _core
 from ._cgroup import CgroupDirectory
-from ._child import flush, live
-from ._context import Description
-from ._copied_task import CopiedTask, has_abandoned, put_down, reap_abandoned
+from ._context.description import Description
+from ._data.result import ResultPage, load
 from ._errors import Cancelled, CloneError, ContextError, SyscloneWarning, TaskTimeout
 from ._flags import Namespace, Share, format_step
 from ._idmap import plan_of
-from ._light_task import STOP_CANCEL, LightTask
-from ._result import ResultPage, load
-from ._status import Status
-from ._steps import need_lending, prepared, steps_of
-from ._task import STOP_PATIENCE, Task, failure
-from ._wait import late_status
+from ._steps.steps import need_lending, prepared, steps_of
+from ._task.child import flush, live
+from ._task.copied import CopiedTask, has_abandoned, put_down, reap_abandoned
+from ._task.light import STOP_CANCEL, LightTask
+from ._task.status import Status
+from ._task.task import STOP_PATIENCE, Task, failure
+from ._task.wait import late_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -114,7 +114,7 @@ class CloneError(SyscloneError, OSError):
 def load_hints() -> None:
     """Load what an error's hint needs, before a task enters other mounts: an import there would run the files there."""
     try:
-        from . import _hints as _hints
+        from ._hints import table as table
     except Exception:
         pass
 
@@ -122,7 +122,7 @@ def load_hints() -> None:
 def _look_for_a_hint(step: str, errno: int, filename: str | bytes | None) -> str:
     """A hint, or nothing where looking fails: with a full file table not even an import works."""
     try:
-        from ._hints import hint_for
+        from ._hints.table import hint_for
 
         return hint_for(step, errno, filename)
     except Exception:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 
-from ._capabilities import mask
-from ._context import MAP_FIELDS
-from ._credentials import get_sets
+from ._context.capabilities import mask
+from ._context.description import MAP_FIELDS
 from ._errors import ContextError, Unsupported, load_hints
+from ._steps.credentials import get_sets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
     from . import _core
-    from ._context import Description
+    from ._context.description import Description
 
     Lines = tuple[tuple[int, int, int], ...]
 

@@ -6,12 +6,12 @@ import fcntl
 import os
 
 from . import _core
-from ._context import Description
+from ._context.description import Description
 from ._errors import CloneError, ContextError
 from ._flags import Namespace, Share, format_step
 from ._idmap import plan_of
-from ._steps import need_lending, prepared, steps_of
-from ._wait import P_PIDFD, WALL, wait_readable
+from ._steps.steps import need_lending, prepared, steps_of
+from ._task.wait import P_PIDFD, WALL, wait_readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ def unshare_thread(
     """
     _check(own, new, join, loopback)
     load_hints()
-    from . import _network
+    from ._steps import network
 
     flags = int(own) | int(new)
     if join is not None and own:
@@ -56,7 +56,7 @@ def unshare_thread(
         _unshare(flags)
     if loopback:
         try:
-            _network.loopback_up()
+            network.loopback_up()
         except OSError as e:
             raise CloneError(e.errno or 0, step="ioctl(SIOCSIFFLAGS, lo)") from None
 

@@ -12,14 +12,14 @@ from asyncio import base_subprocess, streams
 from asyncio import subprocess as _subprocess
 
 from ._errors import Unsupported
-from ._popen import Popen
+from ._popen.popen import Popen
 from ._to_process import to_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
-    from ._context import Description
+    from ._context.description import Description
 
 __all__ = ["DEVNULL", "PIPE", "STDOUT", "Process", "create_subprocess_exec", "create_subprocess_shell", "to_process"]
 

@@ -24,17 +24,17 @@ from multiprocessing.context import BaseContext
 
 from . import _call
 from ._api import Context
+from ._data.transport import Descriptor
 from ._errors import ContextError
 from ._flags import Share
-from ._fresh import check as check_fresh
-from ._transport import Descriptor
-from ._zygote import Zygote, default_zygote
+from ._zygote.fresh import check as check_fresh
+from ._zygote.zygote import Zygote, default_zygote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
-    from ._task import Task
+    from ._task.task import Task
 
 __all__ = ["get_context"]
 

@@ -14,7 +14,7 @@ import pytest
 from commandline import COMMAND, Started, Terminal, run_command
 from features import requires
 
-from sysclone import _tracefs
+from sysclone._trace import tracefs
 
 pytestmark = requires("ptrace")
 
@@ -201,7 +201,7 @@ def test_the_whole_system(tmp_path):
     assert [one["call"] for one in ours] == ["task_newtask", "execve", "exit"]
     assert ours[0]["pid"] == os.getpid()
     assert ours[1]["path"] == "/bin/true"
-    assert [name for name in _tracefs.leftovers() if name.startswith(f"sysclone-{command.pid}-")] == []
+    assert [name for name in tracefs.leftovers() if name.startswith(f"sysclone-{command.pid}-")] == []
 
 
 @requires("tracefs")
@@ -210,12 +210,12 @@ def test_the_instance_goes_with_us(number, tmp_path):
     """However --system is ended, its instance of tracefs is removed."""
     with Started(("trace", "--system", "-o", str(tmp_path / "log"))) as command:
         assert "not seen" in command.process.stderr.readline()
-        mine = [name for name in _tracefs.leftovers() if name.startswith(f"sysclone-{command.pid}-")]
+        mine = [name for name in tracefs.leftovers() if name.startswith(f"sysclone-{command.pid}-")]
         assert len(mine) == 1
         command.send(number)
         command.process.wait(20)
     deadline = time.monotonic() + 10
-    while set(mine) & set(_tracefs.leftovers()):
+    while set(mine) & set(tracefs.leftovers()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -224,13 +224,13 @@ def test_the_instance_goes_with_us(number, tmp_path):
 def test_the_next_one_removes_what_was_left(tmp_path):
     """An instance whose owner and helper were both killed is removed by the next that is made."""
     code = (
-        "import os, signal; from sysclone import _tracefs; i = _tracefs.Instance(64); os.kill(i._guard, 9); "
+        "import os, signal; from sysclone._trace import tracefs; i = tracefs.Instance(64); os.kill(i._guard, 9); "
         "print(i.name, flush=True); os.kill(os.getpid(), 9)"
     )
     name = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout.strip()
-    assert name in _tracefs.leftovers()
-    _tracefs.Instance(64).close()
-    assert name not in _tracefs.leftovers()
+    assert name in tracefs.leftovers()
+    tracefs.Instance(64).close()
+    assert name not in tracefs.leftovers()
 
 
 def test_a_full_output_ends_the_program():

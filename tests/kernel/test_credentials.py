@@ -34,7 +34,7 @@ def status(task="thread-self"):
 
 
 def sets():
-    from sysclone._capabilities import names
+    from sysclone._context.capabilities import names
 
     fields = status()
     return {name: names(int(fields[field], 16)) for field, name in SETS.items()}

@@ -856,7 +856,7 @@ def test_a_segfault_is_told(kept):
 
 def test_the_default_one_is_started_once():
     """Those who name no zygote share one."""
-    from sysclone._zygote import default_zygote
+    from sysclone._zygote.zygote import default_zygote
 
     one = default_zygote()
     try:

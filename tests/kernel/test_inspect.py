@@ -19,7 +19,7 @@ from helpers import KCMP, in_subprocess, shared
 
 import sysclone
 from sysclone import Answer, Context, Namespace, Share, Task, inspect, lowlevel
-from sysclone._sharing import RESOURCES
+from sysclone._inspect.sharing import RESOURCES
 from sysclone.cli._sysv import Semaphore
 
 pytestmark = requires("kcmp")

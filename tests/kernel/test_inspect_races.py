@@ -9,7 +9,8 @@ from features import requires
 from helpers import in_subprocess
 
 import sysclone
-from sysclone import Context, _inspect, inspect
+from sysclone import Context, inspect
+from sysclone._inspect import inspect as room
 
 pytestmark = requires("kcmp")
 
@@ -86,7 +87,7 @@ def test_what_is_said_in_the_midst_of_churn_is_right():
 @requires("set_tid")
 def test_a_pid_that_changes_hands_is_left_out(monkeypatch):
     """A task that ends in the midst of a look, and whose pid another task then gets, is gone, and not the other."""
-    usual = _inspect.share_groups
+    usual = room.share_groups
     go_on, tell = os.pipe()
     first = Context().start(os.read, go_on, 1)
     started = inspect(first.pid)[first.pid].started
@@ -101,7 +102,7 @@ def test_a_pid_that_changes_hands_is_left_out(monkeypatch):
         tasks.append(Context(tid=first.pid).start(os.read, go_on, 1))
         return found
 
-    monkeypatch.setattr(_inspect, "share_groups", change)
+    monkeypatch.setattr(room, "share_groups", change)
     try:
         seen = inspect(first.pid)
     finally:
@@ -119,7 +120,7 @@ def test_a_pid_that_changes_hands_is_left_out(monkeypatch):
 
 def test_a_relation_to_one_that_ends_is_an_error(monkeypatch):
     """A task that ends while two are compared is a ProcessLookupError, and not a relation to nothing."""
-    usual = _inspect.share_groups
+    usual = room.share_groups
     go_on, tell = os.pipe()
     task = Context().start(os.read, go_on, 1)
 
@@ -128,7 +129,7 @@ def test_a_relation_to_one_that_ends_is_an_error(monkeypatch):
         task.result(20)
         return usual(processes)
 
-    monkeypatch.setattr(_inspect, "share_groups", end)
+    monkeypatch.setattr(room, "share_groups", end)
     try:
         sysclone.relation(os.getpid(), task.pid)
     except ProcessLookupError as error:

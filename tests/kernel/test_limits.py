@@ -74,7 +74,7 @@ def test_too_many_processes_are_told(verb):
     """Under RLIMIT_NPROC, without privilege, the error is a CloneError with EAGAIN and a step, and no child stays."""
     in_subprocess(
         f"""
-        import errno, os, resource, sysclone, sysclone._hints
+        import errno, os, resource, sysclone, sysclone._hints.table
         from leftovers import children
         sysclone.run, sysclone.Context().call(int)  # what is imported late must be there before the change of ids
         os.setgroups([])
@@ -104,7 +104,7 @@ def test_a_stack_that_cannot_be_had_is_told():
 # --- namespaces and ids that cannot be had: class, errno, step, hint, and nothing left behind
 
 REFUSED = """
-import errno, os, sys, sysclone, sysclone._hints, sysclone._popen
+import errno, os, sys, sysclone, sysclone._hints.table, sysclone._popen.popen
 from sysclone import Context, Namespace, Share
 from leftovers import look, settle
 Context().call(int), sysclone.start(int).result(), sysclone.run(["true"])
@@ -180,7 +180,7 @@ for verb in VERBS:
 
 NOBODY_NOW = """
 import pickle, traceback  # nobody may not be let into their folder
-sysclone.Popen, sysclone._popen
+sysclone.Popen, sysclone._popen.popen
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)

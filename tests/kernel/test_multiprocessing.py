@@ -16,7 +16,7 @@ from helpers import SECONDS
 
 import sysclone
 from sysclone import Context, Namespace, Share
-from sysclone._zygote import default_zygote
+from sysclone._zygote.zygote import default_zygote
 from sysclone.multiprocessing import get_context
 
 METHODS = ("clone", "zygote")

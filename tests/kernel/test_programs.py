@@ -98,7 +98,7 @@ def test_a_siblings_status_is_not_invented():
     assert mount.stat().st_mode & 0o4000, "a program with the set-user-id bit is needed"
 
     out = in_subprocess("""
-        import os, subprocess, sys, sysclone, sysclone._hints
+        import os, subprocess, sys, sysclone, sysclone._hints.table
         sysclone.Popen, sysclone.Context  # what is imported late must be there before the change of ids
 
         def runs():

@@ -218,7 +218,7 @@ def test_a_failed_start_leaves_no_pty(tmp_path):
 def test_a_pty_without_stdio():
     """Where 0, 1 and 2 are closed, the pty's own fds stay clear of them and the program has its terminal."""
     code = """
-import os, sysclone, sysclone._popen, sysclone._popen_pty, sysclone._terminal, sysclone._run
+import os, sysclone, sysclone._popen.popen, sysclone._popen.pty, sysclone._popen.terminal, sysclone._popen.run
 kept = os.dup(1)
 for fd in (0, 1, 2): os.close(fd)
 done = sysclone.run(["sh", "-c", "test -t 0 && test -t 1 && test -t 2 && tty"], pty=True)

@@ -163,7 +163,7 @@ def test_a_tree_that_has_ended_is_no_error():
 def test_one_that_refuses_is_named():
     """A descendant that may not be signalled is a CloneError with its number, and the others are killed."""
     out = in_subprocess("""
-        import os, select, signal, subprocess, sysclone, sysclone._tree, sysclone._hints
+        import os, select, signal, subprocess, sysclone, sysclone._popen.tree, sysclone._hints.table
         program = sysclone.Popen(["sh", "-c", "echo $$; setpriv --reuid 65534 sleep 60 & sleep 60"], stdout=-1, stderr=-3)
         program.stdout.readline()
         os.setresuid(65534, 65534, 65534)

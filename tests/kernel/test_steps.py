@@ -16,7 +16,8 @@ import seccomp
 from features import NOBODY, raw, requires
 from steps_seen import KINDS, refusal, seen, spawn
 
-from sysclone import CloneError, Context, ContextError, Namespace, Popen, Scheduling, Share, _session, run
+from sysclone import CloneError, Context, ContextError, Namespace, Popen, Scheduling, Share, run
+from sysclone._steps import session
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 SYS_IOPRIO_GET = {"x86_64": 252, "aarch64": 31}[os.uname().machine]
@@ -321,7 +322,7 @@ def test_parent_death_signal_where_the_creator_is_dead(new, tmp_path):
                     setup=lambda: mark.write_text("ran"))  # fmt: skip
 
     def creator() -> None:
-        see = _session.see_creator
+        see = session.see_creator
 
         def see_and_lose(above: int, notes: dict[str, Any]) -> None:
             see(above, notes)
@@ -330,7 +331,7 @@ def test_parent_death_signal_where_the_creator_is_dead(new, tmp_path):
             while parent() == before:
                 os.sched_yield()
 
-        _session.see_creator = see_and_lose
+        session.see_creator = see_and_lose
         inner.call(os.getpid)
 
     def parent() -> str:

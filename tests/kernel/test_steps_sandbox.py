@@ -24,11 +24,10 @@ from sysclone import (
     SeccompFilter,
     Share,
     Unsupported,
-    _filters,
-    _landlock,
-    _seccomp_filter,
     run,
 )
+from sysclone._context import seccomp_filter
+from sysclone._steps import filters, landlock
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 ODD = errno.EOWNERDEAD
@@ -150,7 +149,7 @@ def test_landlock(kind, tmp_path):
 @requires("landlock")
 def test_landlock_of_the_network_and_of_signals():
     """Ports are refused but those that are left, and signals do not leave the sandbox, where the kernel has that."""
-    version = _landlock.abi()
+    version = landlock.abi()
 
     def connects(port: int) -> int:
         with socket.socket() as client:
@@ -174,7 +173,7 @@ def test_landlock_of_the_network_and_of_signals():
 @requires("landlock")
 def test_landlock_on_an_older_kernel(monkeypatch, tmp_path):
     """What the kernel does not know is an error before anything starts, or with best_effort is left out."""
-    monkeypatch.setattr(_landlock, "abi", lambda: 1)
+    monkeypatch.setattr(landlock, "abi", lambda: 1)
     rules = Landlock(read=["/"], tcp_bind=[80])
     with pytest.raises(Unsupported, match=r"6\.7"):
         Context(no_new_privs=True, landlock=rules).call(os.getpid)
@@ -182,7 +181,7 @@ def test_landlock_on_an_older_kernel(monkeypatch, tmp_path):
     assert (
         Context(no_new_privs=True, landlock=old).call(lambda: denied((tmp_path / "x").write_text, "x")) == errno.EACCES
     )
-    monkeypatch.setattr(_landlock, "abi", lambda: 0)
+    monkeypatch.setattr(landlock, "abi", lambda: 0)
     with pytest.raises(Unsupported, match=r"Landlock needs Linux 5\.13"):
         Context(no_new_privs=True, landlock=old).replace(nice=1).call(os.getpid)
 
@@ -250,10 +249,10 @@ def test_our_reading_of_a_filter_is_the_kernels():
     numbers = {"x86_64": (41, 62, 292, 8, 258), "aarch64": (198, 129, 24, 62, 34)}[platform.machine()]
     socket_, kill, dup3, lseek, mkdirat = numbers
     said = [
-        _seccomp_filter.answer(code, ARCH, number, arguments)
+        seccomp_filter.answer(code, ARCH, number, arguments)
         for number, arguments in (
             (socket_, (2, 2)), (socket_, (2, 1)), (kill, ((1 << 33) + 1,)), (kill, (1 << 33,)), (dup3, (0, 7)), (dup3, (0, 8)),
-            (lseek, (0, 0x35)), (lseek, (0, 0x45)), (mkdirat, ()), (_filters._NUMBERS["exit"][0], ()),
+            (lseek, (0, 0x35)), (lseek, (0, 0x45)), (mkdirat, ()), (filters._NUMBERS["exit"][0], ()),
         )
     ]  # fmt: skip
     allow = 0x7FFF0000

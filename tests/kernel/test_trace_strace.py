@@ -11,7 +11,7 @@ import stracelines
 from features import have, requires
 
 import sysclone
-from sysclone._trace_text import line
+from sysclone._trace.text import line
 
 pytestmark = requires("strace", "ptrace")
 

@@ -18,7 +18,8 @@ from features import requires
 from helpers import ended, in_subprocess
 
 import sysclone
-from sysclone import AttachEvent, CloneEvent, ExecEvent, ExitEvent, UnshareEvent, _core, _tracefs
+from sysclone import AttachEvent, CloneEvent, ExecEvent, ExitEvent, UnshareEvent, _core
+from sysclone._trace import tracefs
 from sysclone.lowlevel import Clone
 
 pytestmark = requires("ptrace")
@@ -44,7 +45,7 @@ def compiled(tmp_path_factory):
 
 def both(*command):
     """A program's events, and what tracefs recorded meanwhile, of the whole system."""
-    instance = _tracefs.Instance(32768)
+    instance = tracefs.Instance(32768)
     try:
         with sysclone.trace([*map(str, command)]) as trace:
             events, records = [], []

@@ -16,7 +16,7 @@ CALLS = 300
 
 SETUP = """
 import ctypes, gc, mmap, os, resource, signal, sys
-import sysclone, sysclone._call, sysclone._popen
+import sysclone, sysclone._call, sysclone._popen.popen
 from sysclone import _core as core
 from sysclone import Context, Share
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from sysclone import _hints, _looking, _path_hints
 from sysclone._errors import (
     Cancelled,
     CloneError,
@@ -30,7 +29,8 @@ from sysclone._errors import (
     Unsupported,
     error_name,
 )
-from sysclone._status import Status
+from sysclone._hints import looking, paths, table
+from sysclone._task.status import Status
 
 SAMPLES: list[tuple[BaseException, dict[str, Any], str]] = [
     (
@@ -227,7 +227,7 @@ def test_errnos_have_the_names_of_the_man_pages() -> None:
 def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The files of a made-up /proc and /sys: a process without privilege, and nothing else."""
     files = {"/proc/self/status": "CapEff:\t0000000000000000\nSeccomp:\t0"}
-    for module in (_hints, _looking):
+    for module in (table, looking):
         monkeypatch.setattr(module, "read", lambda path: files.get(path, ""))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(os, "getuid", lambda: 1000)
@@ -236,7 +236,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def hint(step: str, code: int) -> str:
     """The hint for a refused step."""
-    return _hints.hint_for(step, code)
+    return table.hint_for(step, code)
 
 
 def test_enospc_names_the_limit_that_is_zero(machine: dict[str, str]) -> None:
@@ -314,7 +314,7 @@ def test_eagain_finds_rlimit_nproc(machine: dict[str, str], monkeypatch: pytest.
     import resource
 
     monkeypatch.setattr(resource, "getrlimit", lambda _which: (50, 50))
-    monkeypatch.setattr(_hints, "_tasks_of", lambda _uid: 50)
+    monkeypatch.setattr(table, "_tasks_of", lambda _uid: 50)
     assert "RLIMIT_NPROC is 50, and uid 1000 has 50 tasks" in hint("clone3(VM)", errno.EAGAIN)
 
 
@@ -332,7 +332,7 @@ def test_enomem_tells_of_strict_overcommit(machine: dict[str, str]) -> None:
 
 def test_a_dead_pid_namespace_is_no_lack_of_memory(machine: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """After unshare(CLONE_NEWPID) and the end of the first child, fork says ENOMEM: the hint knows."""
-    monkeypatch.setattr(_hints, "_namespace", lambda name: f"pid:[{len(name)}]")
+    monkeypatch.setattr(table, "_namespace", lambda name: f"pid:[{len(name)}]")
     assert "lost its init" in hint("fork()", errno.ENOMEM)
     assert "unshared" in hint("clone3(NEWPID)", errno.EINVAL)
 
@@ -384,9 +384,9 @@ def test_a_full_fd_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_hint_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong while looking, the error itself is raised, without a hint."""
-    for module in (_hints, _looking):
+    for module in (table, looking):
         monkeypatch.setattr(module, "read", lambda path: 1 / 0)
-    for kind, code in _hints._HINTS:
+    for kind, code in table._HINTS:
         assert isinstance(hint(f"{kind}(NEWUSER, set_tid=x, cgroup=\0)", code), str)
         assert isinstance(hint(kind, code), str)
     assert hint("clone3(\udc80", errno.EPERM) == ""
@@ -547,7 +547,7 @@ def test_a_fifo_is_not_opened(folder: Path) -> None:
 
 def test_names_that_are_not_text(folder: Path) -> None:
     """A file name of any bytes is told of."""
-    assert "\\udcff" in ascii(_hints.hint_for("execve", errno.ENOENT, os.fsencode(folder) + b"/\xff"))
+    assert "\\udcff" in ascii(table.hint_for("execve", errno.ENOENT, os.fsencode(folder) + b"/\xff"))
 
 
 def test_a_name_to_look_for_in_path() -> None:
@@ -558,4 +558,4 @@ def test_a_name_to_look_for_in_path() -> None:
 
 def test_every_path_hint_is_in_the_table() -> None:
     """The part of the table that is about paths is part of the table."""
-    assert _path_hints.PATH_HINTS.items() <= _hints._HINTS.items()
+    assert paths.PATH_HINTS.items() <= table._HINTS.items()

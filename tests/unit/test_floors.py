@@ -36,15 +36,15 @@ def test_no_circles():
 
 
 CLIMBING = {
-    "at the top": ("_flags", "import os\nfrom sysclone._task import Task\n", 2),
+    "at the top": ("_flags", "import os\nfrom sysclone._task.task import Task\n", 2),
     "relative": ("_flags", "from ._call import call\n", 1),
     "relative, of a module": ("_context", "from . import _task\n", 1),
     "in a function": ("_core", "def f():\n    from sysclone import _flags\n", 2),
     "of the package itself": ("_task", "import sysclone\n", 1),
     "of a name in the package": ("_popen", "from sysclone import Context\n", 1),
     "of a submodule's submodule": ("lowlevel", "import sysclone.cli.run as run\n", 1),
-    "for types": ("_proc", "if TYPE_CHECKING:\n    from sysclone._task import Task\n", 2),
-    "by name": ("_errors", "import importlib\n\nimportlib.import_module('sysclone._proc')\n", 3),
+    "for types": ("_inspect.proc", "if TYPE_CHECKING:\n    from sysclone._task.task import Task\n", 2),
+    "by name": ("_errors", "import importlib\n\nimportlib.import_module('sysclone._inspect.proc')\n", 3),
     "by name, relative": ("_errors", "import_module('._proc', 'sysclone')\n", 1),
     "of an unlisted one": ("cli.run", "from sysclone._new import thing\n", None),
 }

@@ -7,12 +7,12 @@ import pickle
 
 import pytest
 
-from sysclone import _tracefs
-from sysclone._trace_build import Builder
-from sysclone._trace_events import AttachEvent, CloneEvent, ExecEvent, ExitEvent, SetnsEvent, UnshareEvent, fork_struct
-from sysclone._trace_policy import Policy
-from sysclone._trace_text import line, quote
-from sysclone._trace_tree import family, lines
+from sysclone._trace import tracefs
+from sysclone._trace.build import Builder
+from sysclone._trace.events import AttachEvent, CloneEvent, ExecEvent, ExitEvent, SetnsEvent, UnshareEvent, fork_struct
+from sysclone._trace.policy import Policy
+from sysclone._trace.text import line, quote
+from sysclone._trace.tree import family, lines
 from sysclone.lowlevel import Clone
 
 ENTRY, DONE, EXEC, EXIT, ATTACHED = range(5)
@@ -157,15 +157,15 @@ LINE = b"            sh -x-1234    [001] .....  2669.517563: "
 
 def test_lines_of_tracefs():
     """Names with blanks and signs, lost events, and what is not ours."""
-    made = _tracefs.parse(LINE + b"task_newtask: pid=5 comm=a pid=3 clone_flags=1200000 oom_score_adj=-17")
-    began = _tracefs.parse(LINE + b"sched_process_exec: filename=/a b pid=6 pid=7 old_pid=8")
-    ended = _tracefs.parse(LINE + b"sched_process_exit: comm=x pid=2 pid=9 prio=120 group_dead=true")
+    made = tracefs.parse(LINE + b"task_newtask: pid=5 comm=a pid=3 clone_flags=1200000 oom_score_adj=-17")
+    began = tracefs.parse(LINE + b"sched_process_exec: filename=/a b pid=6 pid=7 old_pid=8")
+    ended = tracefs.parse(LINE + b"sched_process_exit: comm=x pid=2 pid=9 prio=120 group_dead=true")
 
     assert (made.tid, made.other, made.flags, made.when) == (1234, 5, 0x1200000, 2669.517563)
     assert (began.tid, began.other, began.name) == (7, 8, "/a b pid=6")
     assert ended.tid == 9
-    assert _tracefs.parse(b"CPU:1 [LOST 12 EVENTS]").other == 12
-    assert _tracefs.parse(LINE + b"sched_switch: nothing") is None
+    assert tracefs.parse(b"CPU:1 [LOST 12 EVENTS]").other == 12
+    assert tracefs.parse(LINE + b"sched_switch: nothing") is None
 
 
 def test_a_vfork_shares_memory():

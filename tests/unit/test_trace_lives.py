@@ -8,8 +8,8 @@ import json
 import pytest
 
 from sysclone._flags import Clone
-from sysclone._trace_chrome import chrome_events, write_chrome
-from sysclone._trace_events import (
+from sysclone._trace.chrome import chrome_events, write_chrome
+from sysclone._trace.events import (
     AttachEvent,
     CloneEvent,
     Event,
@@ -19,9 +19,9 @@ from sysclone._trace_events import (
     UnshareEvent,
     fork_struct,
 )
-from sysclone._trace_html import page_data, write_html
-from sysclone._trace_lives import Lives, kind_of
-from sysclone._trace_summary import Summary, duration
+from sysclone._trace.html import page_data, write_html
+from sysclone._trace.lives import Lives, kind_of
+from sysclone._trace.summary import Summary, duration
 
 PTHREAD = int(Clone.VM | Clone.FS | Clone.FILES | Clone.SIGHAND | Clone.THREAD | Clone.SYSVSEM)
 

@@ -11,7 +11,7 @@
 
 /* --- tracer_calls.c: the calls that are traced, by each machine's own table */
 
-/* The order is known to _trace_build.py. */
+/* The order is known to _trace/build.py. */
 enum sc_call { SC_CLONE, SC_CLONE3, SC_FORK, SC_VFORK, SC_UNSHARE, SC_SETNS, SC_EXECVE, SC_EXECVEAT, SC_CALLS };
 enum sc_machine { SC_NATIVE, SC_COMPAT, SC_X32, SC_MACHINES };
 

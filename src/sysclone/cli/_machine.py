@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from .._flags import Namespace
-from .._looking import read as read
+from .._hints.looking import read as read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

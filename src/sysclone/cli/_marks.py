@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from .._flags import Namespace, Share
-from .._sharing import NAMESPACES, RESOURCES, Answer, names
+from .._inspect.sharing import NAMESPACES, RESOURCES, Answer, names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Final
 
-    from .._inspect import Inspection
-    from .._sharing import ShareGroup, TaskInfo
+    from .._inspect.inspect import Inspection
+    from .._inspect.sharing import ShareGroup, TaskInfo
 
 LETTERS: Final = {
     Share.VM: "M", Share.FILES: "F", Share.FS: "D", Share.SIGHAND: "H", Share.IO: "I", Share.SYSVSEM: "U",

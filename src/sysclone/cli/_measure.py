@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from .. import lowlevel
 from .._api import Context
 from .._flags import Share
-from .._popen import Popen
+from .._popen.popen import Popen
 from ._sysv import Semaphore, io_priority, set_io_priority
 
 TYPE_CHECKING = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from .._mount_types import ATTRIBUTES, Mount
+from .._context.mount_types import ATTRIBUTES, Mount
 from ._tell import near
 from ._words import octal, size, wrong
 

@@ -17,7 +17,7 @@ from .._api import Context
 from .._errors import CloneError, Unsupported
 from .._flags import SINCE, Clone, Namespace, Share
 from .._kernel import known_flags
-from .._run import run as run_program
+from .._popen.run import run as run_program
 from ._machine import FILES, read, status
 
 TYPE_CHECKING = False

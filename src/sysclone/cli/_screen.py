@@ -15,8 +15,8 @@ import termios
 import time
 import tty
 
-from .._popen import Popen
-from .._terminal import Terminal, signal_group
+from .._popen.popen import Popen
+from .._popen.terminal import Terminal, signal_group
 from ._relay import Relay, Target, minds
 
 TYPE_CHECKING = False

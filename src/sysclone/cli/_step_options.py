@@ -6,9 +6,9 @@ import argparse
 import os
 from contextlib import ExitStack, contextmanager
 
+from .._context.landlock_rules import Landlock
+from .._context.mount_types import PROPAGATIONS
 from .._errors import ContextError
-from .._landlock_rules import Landlock
-from .._mount_types import PROPAGATIONS
 from . import _words as words
 from ._mount_words import mount
 

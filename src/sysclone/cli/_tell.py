@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Final, TextIO
 
-    from .._status import Status
+    from .._task.status import Status
 
 RAISED: Final = 1
 REFUSED: Final = 1

@@ -15,9 +15,9 @@ from textual.message import Message
 from textual.widgets import DataTable, Footer, Input, Static
 
 from .._flags import Share, format_signal
-from .._inspect import Inspection, inspect
-from .._relation import explain_task
-from .._sharing import NAMESPACES, RESOURCES, WORDS, Answer, TaskInfo
+from .._inspect.inspect import Inspection, inspect
+from .._inspect.relation import explain_task
+from .._inspect.sharing import NAMESPACES, RESOURCES, WORDS, Answer, TaskInfo
 from ._marks import (
     ALONE,
     NOTHING,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 
-from .._trace_lives import Lives
+from .._trace.lives import Lives
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TextIO
 
-    from .._trace_events import Event
+    from .._trace.events import Event
 
 
 class AtTheEnd:
@@ -37,7 +37,7 @@ class ChromeWriter(AtTheEnd):
 
     def end(self) -> None:
         """Write it."""
-        from .._trace_chrome import write_chrome
+        from .._trace.chrome import write_chrome
 
         write_chrome(self._lives, self._out, self.epoch)
         self._out.flush()
@@ -48,7 +48,7 @@ class HtmlWriter(AtTheEnd):
 
     def end(self) -> None:
         """Write it."""
-        from .._trace_html import write_html
+        from .._trace.html import write_html
 
         write_html(self._lives, self._out, " ".join(self.command), self.epoch)
         self._out.flush()
@@ -59,7 +59,7 @@ class SummaryWriter(AtTheEnd):
 
     def end(self) -> None:
         """Write it."""
-        from .._trace_summary import Summary
+        from .._trace.summary import Summary
 
         self._out.write("".join(f"{line}\n" for line in Summary(self._lives).lines()))
         self._out.flush()
@@ -70,7 +70,7 @@ class JsonSummaryWriter(AtTheEnd):
 
     def end(self) -> None:
         """Write it."""
-        from .._trace_summary import Summary
+        from .._trace.summary import Summary
 
         json.dump(Summary(self._lives).as_dict(), self._out, indent=2)
         self._out.write("\n")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 
+from .._context.field_table import FIELDS
+from .._context.step_fields import CLOCKS, LIMITS, UNLIMITED
 from .._errors import ContextError
-from .._field_table import FIELDS
 from .._flags import Clone, Namespace, Share, parse_flags
-from .._step_fields import CLOCKS, LIMITS, UNLIMITED
 from ._tell import near
 
 TYPE_CHECKING = False
@@ -171,7 +171,7 @@ def capabilities(text: str) -> tuple[str, ...]:
 
 def scheduling(text: str) -> object:
     """A policy with its priority, or with runtime, deadline and period in nanoseconds."""
-    from .._scheduling import Scheduling
+    from .._context.scheduling import Scheduling
 
     policy, *numbers = text.split(":")
     values = [whole(number) for number in numbers]

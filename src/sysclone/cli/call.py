@@ -13,8 +13,8 @@ import time
 
 from .._errors import Cancelled, TaskFailed, TaskTimeout
 from .._flags import Namespace, Share
-from .._task import STOP_PATIENCE, Task
-from .._wait import wait_readable
+from .._task.task import STOP_PATIENCE, Task
+from .._task.wait import wait_readable
 from ._options import add_context_arguments, context_from
 from ._relay import ENDING, Relay, Target
 from ._tell import (

@@ -10,8 +10,8 @@ import argparse
 import json
 
 from .._flags import Share
-from .._inspect import inspect
-from .._sharing import RESOURCES, WORDS, names
+from .._inspect.inspect import inspect
+from .._inspect.sharing import RESOURCES, WORDS, names
 from ._marks import add_tasks, printable
 from ._table import show
 from ._tell import FAILED
@@ -20,8 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .._inspect import Inspection
-    from .._sharing import ShareGroup
+    from .._inspect.inspect import Inspection
+    from .._inspect.sharing import ShareGroup
 
 _SHOWN = 6
 

@@ -7,16 +7,16 @@ import itertools
 import json
 
 from .._flags import Share
-from .._inspect import inspect
-from .._relation import explain_task, relate
-from .._sharing import RESOURCES
+from .._inspect.inspect import inspect
+from .._inspect.relation import explain_task, relate
+from .._inspect.sharing import RESOURCES
 from ._marks import LETTERS, RESOURCES_TOLD, UNKNOWN, positive
 from ._table import show
 from ._tell import FAILED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .._relation import Relation
+    from .._inspect.relation import Relation
 
 _ORDER = (*RESOURCES, Share.THREAD)
 

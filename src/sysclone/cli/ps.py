@@ -6,14 +6,14 @@ import argparse
 import json
 import sys
 
-from .._inspect import inspect
+from .._inspect.inspect import inspect
 from ._marks import MARKS_TOLD, RESOURCES_TOLD, Marks, add_tasks, label, tree
 from ._table import show
 from ._tell import FAILED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .._sharing import TaskInfo
+    from .._inspect.sharing import TaskInfo
 
 COMMAND_CHARACTERS = 100
 HEADINGS = ("pid", "tid", "state", "M F D H I U", "namespaces", "what")

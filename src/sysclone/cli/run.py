@@ -15,7 +15,7 @@ from errno import ENOENT, ENOTDIR
 
 from .._errors import CloneError
 from .._flags import Namespace, Share
-from .._popen import Popen
+from .._popen.popen import Popen
 from ._options import add_context_arguments, context_from
 from ._relay import Relay, Target
 from ._tell import CANNOT_EXECUTE, FAILED, NOT_FOUND, TIMED_OUT, Warnings, complain, exit_code
@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .._context import Description as Context
+    from .._context.description import Description as Context
 
 NAME = "sysclone run"
 

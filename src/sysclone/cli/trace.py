@@ -13,10 +13,10 @@ import signal
 import sys
 
 from .._errors import CloneError
-from .._trace import trace
-from .._trace_policy import FOLLOW
-from .._trace_text import line
-from .._trace_tree import Family, lines
+from .._trace.policy import FOLLOW
+from .._trace.text import line
+from .._trace.trace import trace
+from .._trace.tree import Family, lines
 from ._relay import Relay, Target
 from ._tell import FAILED, Warnings, complain, exit_code
 from ._trace_pictures import AtTheEnd, ChromeWriter, HtmlWriter, JsonSummaryWriter, SummaryWriter
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final, TextIO
 
-    from .._trace_events import Event
-    from .._trace_session import Trace
+    from .._trace.events import Event
+    from .._trace.session import Trace
 
 NAME = "sysclone trace"
 

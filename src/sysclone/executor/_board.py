@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import struct
 
-from .._memory import create, map_fd
-from .._transport import Descriptor
+from .._data.memory import create, map_fd
+from .._data.transport import Descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 
-from .._fresh import cloudpickler, main_module
+from .._zygote.fresh import cloudpickler, main_module
 from . import _channel
 from ._future import Future
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .._transport import Packed
+    from .._data.transport import Packed
     from ._manager import Manager
     from ._options import Options
     from ._workers import Worker

@@ -1,7 +1,7 @@
 """What goes between an executor and a warm worker: one packet a message, large data and fds in a letter beside it.
 
 1. A packet is whole or not there: SOCK_SEQPACKET. Nobody ever reads half a message of a worker that was killed.
-2. What is larger than a packet lies in a memfd that goes with it (`_transport`): nothing has to be read before the writer
+2. What is larger than a packet lies in a memfd that goes with it (`_data.transport`): nothing has to be read before the writer
    can go on, so no two can wait for each other, and large buffers are the receiver's without a copy.
 3. Small calls are what there are most of: they are tried with the plain pickler first, which knows no fds and no views.
 """
@@ -14,11 +14,11 @@ import pickle
 import socket
 import struct
 
+from .._data.result import RemoteTraceback
+from .._data.transport import LEAST_OUT_OF_BAND, Packed, pack_with, read_letter, receive_fds, send_fds, write_letter
+from .._data.transport import pack as pack_anything
+from .._data.unpicklable import blame
 from .._errors import ResultError
-from .._result import RemoteTraceback
-from .._transport import LEAST_OUT_OF_BAND, Packed, pack_with, read_letter, receive_fds, send_fds, write_letter
-from .._transport import pack as pack_anything
-from .._unpicklable import blame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

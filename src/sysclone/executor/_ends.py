@@ -7,7 +7,7 @@ import os
 import time
 
 from .._errors import ResultError, TaskTimeout
-from .._task import STOP_PATIENCE
+from .._task.task import STOP_PATIENCE
 from . import _reasons
 from ._once import OnceLight
 from ._starts import Starts

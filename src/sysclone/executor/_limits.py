@@ -6,9 +6,9 @@ import os
 import signal
 
 from .. import _core
+from .._data.transport import Descriptor
 from .._errors import CloneError, Unsupported
 from .._flags import Share
-from .._transport import Descriptor
 from ._groups import Group
 
 TYPE_CHECKING = False

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 
-from .._zygote_main import import_main
+from .._zygote.inside import import_main
 from . import _channel
 from ._limits import start_cpu_clock, stop_cpu_clock
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final, NoReturn
 
-    from .._transport import Descriptor
+    from .._data.transport import Descriptor
     from ._board import Board
     from ._limits import Limits
 

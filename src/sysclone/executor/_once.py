@@ -6,7 +6,7 @@ import functools
 import time
 
 from .. import _call
-from .._copied_task import CopiedTask
+from .._task.copied import CopiedTask
 from . import _reasons
 from ._board import Board
 from ._loop import run_chunk, run_chunk_there, run_once
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .._api import Context
-    from .._light_task import LightTask
+    from .._task.light import LightTask
     from ._calls import Call
     from ._options import Options
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .._api import Context
 from .._errors import ContextError
 from .._flags import Share
-from .._fresh import check as check_fresh
+from .._zygote.fresh import check as check_fresh
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import os
 import signal
 
 from .._errors import TaskFailed, TaskOverLimit, TaskTimeout
-from .._status import Status
-from .._task import failure
+from .._task.status import Status
+from .._task.task import failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

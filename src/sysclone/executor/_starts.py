@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .._task import STOP_PATIENCE
-from .._zygote import Zygote
+from .._task.task import STOP_PATIENCE
+from .._zygote.zygote import Zygote
 from ._once import OnceCopied, OnceFresh, OnceLight
 from ._state import State
 from ._warm import WarmCopied, WarmFresh, WarmLight

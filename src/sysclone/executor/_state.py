@@ -10,7 +10,7 @@ import time
 from collections import Counter, deque
 
 from .._errors import CloneError, TaskTimeout
-from .._zygote import Zygote
+from .._zygote.zygote import Zygote
 from ._callbacks import Callbacks
 from ._workers import Outcome, Worker
 

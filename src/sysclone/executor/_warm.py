@@ -7,9 +7,9 @@ import socket
 import time
 
 from .. import _call
-from .._copied_task import CopiedTask
+from .._data.transport import Descriptor, Packed
 from .._errors import ResultError, TaskKilled, TaskLost
-from .._transport import Descriptor, Packed
+from .._task.copied import CopiedTask
 from . import _channel, _reasons
 from ._board import Board
 from ._loop import LightServer, Server, run_chunk, serve_fresh
@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .._light_task import LightTask
+    from .._task.light import LightTask
     from ._calls import Call
     from ._options import Options
 

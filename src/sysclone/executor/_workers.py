@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import time
 
-from .. import _call, _copied_task, _core, _light_task
-from .._copied_task import CopiedTask
+from .. import _call, _core
 from .._errors import Cancelled, TaskExited, TaskFailed, TaskKilled, TaskLost, TaskTimeout
-from .._status import Status
+from .._task import copied, light
+from .._task.copied import CopiedTask
+from .._task.status import Status
 from . import _reasons
 from ._board import Board
 from ._limits import prepare
@@ -23,15 +24,15 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from .._api import Context
-    from .._task import Task
-    from .._zygote import Zygote
+    from .._task.task import Task
+    from .._zygote.zygote import Zygote
     from ._calls import Call
     from ._options import Options, Spec
 
 _KILL: Final = 9
 _SIGNAL_GROUP: Final = 4
 _HERE: Final = os.path.dirname(__file__) + os.sep
-_BELOW: Final = frozenset(one.__file__ for one in (_call, _copied_task, _light_task))
+_BELOW: Final = frozenset(one.__file__ for one in (_call, copied, light))
 
 
 class Outcome:

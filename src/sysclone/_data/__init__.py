@@ -1,0 +1,1 @@
+"""How objects and bytes cross from task to task."""

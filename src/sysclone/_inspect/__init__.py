@@ -1,0 +1,1 @@
+"""Who shares what in a living system."""

@@ -1,0 +1,1 @@
+"""Programs: made, fed, waited for, ended with all that they started."""

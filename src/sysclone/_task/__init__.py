@@ -1,0 +1,1 @@
+"""Handles on tasks, and waiting for them."""

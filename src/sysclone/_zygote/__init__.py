@@ -1,0 +1,1 @@
+"""Fresh processes, and the small interpreter that clones them."""
