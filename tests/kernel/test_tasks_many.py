@@ -139,6 +139,40 @@ def test_selectors_tell_of_the_end(context, gate):
         assert task.done()
 
 
+def test_a_readable_task_is_done_at_once():
+    """Who is woken by a light task's fd before its helper thread can go on finds it done, and waits no longer."""
+    out = in_subprocess(
+        """
+        import os, select
+        from sysclone import Context
+
+        def yields_to_this_thread(tid):
+            os.sched_setscheduler(tid, os.SCHED_IDLE, os.sched_param(0))
+            os.sched_setaffinity(tid, os.sched_getaffinity(0))
+
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        found = []
+        for ask in (lambda task: task.done(), lambda task: task.wait(0).exit_code == 0, lambda task: task.status.exit_code == 0):
+            for number in range(5):
+                go_on, tell = os.pipe()
+                with Context.light().start(os.read, go_on, 1) as task:
+                    for tid in map(int, os.listdir("/proc/self/task")):
+                        if tid != os.getpid():
+                            yields_to_this_thread(tid)
+                    poll = select.poll()
+                    poll.register(task.fileno(), select.POLLIN)
+                    os.write(tell, b"x")
+                    poll.poll()
+                    found.append(ask(task))
+                os.close(go_on)
+                os.close(tell)
+        print(found.count(True), len(found))
+        """
+    )
+
+    assert out.split() == ["15", "15"]
+
+
 @CONTEXTS
 def test_asyncio_awaits(context):
     """Several tasks are awaited together, each with its value; one that raised raises."""

@@ -93,6 +93,20 @@ sc_start(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     return (PyObject *)job;
 }
 
+/* Whether the run is over. A readable eventfd is a promise that it is: between the write to it and the state are a few
+   microseconds of the helper's, or however long it takes until that has a CPU again. Without the GIL, which sc_pool_bury's
+   callers want when the helper's process was killed just there. */
+static bool
+sc_job_is_over(sc_run *run)
+{
+    if (__atomic_load_n(&run->state, __ATOMIC_SEQ_CST) != SC_RUNNING) return true;
+    if (!__atomic_load_n(&run->light.ending, __ATOMIC_SEQ_CST) || run->generation != sc_pool_generation()) return false;
+    Py_BEGIN_ALLOW_THREADS
+    while (__atomic_load_n(&run->state, __ATOMIC_SEQ_CST) == SC_RUNNING) sc_futex_sleep(&run->state, SC_RUNNING, NULL);
+    Py_END_ALLOW_THREADS
+    return true;
+}
+
 static bool
 sc_is_before(const struct timespec *a, const struct timespec *b)
 {
@@ -122,7 +136,7 @@ sc_job_wait_until(sc_run *run, const struct timespec *until)
         answer = sc_raw6(SYS_futex, &run->state, FUTEX_WAIT_BITSET, SC_RUNNING, sliced ? &slice : until, 0,
                          FUTEX_BITSET_MATCH_ANY);
         Py_END_ALLOW_THREADS
-        if (answer == -ETIMEDOUT && !sliced) return __atomic_load_n(&run->state, __ATOMIC_SEQ_CST) != SC_RUNNING;
+        if (answer == -ETIMEDOUT && !sliced) return sc_job_is_over(run);
         if (PyErr_CheckSignals() < 0) return -1;
     }
     return 1;
@@ -189,7 +203,7 @@ static PyObject *
 sc_job_done(PyObject *self, PyObject *unused)
 {
     (void)unused;
-    return PyBool_FromLong(__atomic_load_n(&((sc_job *)self)->run->state, __ATOMIC_SEQ_CST) != SC_RUNNING);
+    return PyBool_FromLong(sc_job_is_over(((sc_job *)self)->run));
 }
 
 /* stop(why, signal=0): asks; why is 1 for a cancel, 2 for a timeout, 3 for the signal that it is to end by. */
@@ -214,7 +228,7 @@ sc_job_ended(PyObject *self, PyObject *unused)
 {
     (void)unused;
     sc_run *run = ((sc_job *)self)->run;
-    if (__atomic_load_n(&run->state, __ATOMIC_SEQ_CST) == SC_RUNNING) Py_RETURN_NONE;
+    if (!sc_job_is_over(run)) Py_RETURN_NONE;
     if (!run->light.status_known) return Py_BuildValue("OO", Py_None, Py_None);
     return Py_BuildValue("iN", run->light.status, sc_rusage_tuple(&run->light.usage));
 }
@@ -240,7 +254,7 @@ sc_job_close(PyObject *self, PyObject *unused)
 {
     (void)unused;
     sc_run *run = ((sc_job *)self)->run;
-    if (__atomic_load_n(&run->state, __ATOMIC_SEQ_CST) == SC_RUNNING) Py_RETURN_FALSE;
+    if (!sc_job_is_over(run)) Py_RETURN_FALSE;
     sc_run_close(run);
     Py_RETURN_TRUE;
 }

@@ -137,15 +137,18 @@ sc_helper_finish(sc_helper *helper, sc_run *run)
     }
     if (l->lives_on) sc_light_reap(l, true);
     if (l->end == SC_DIED && l->own_group && l->pid > 0) sc_pool_bury((pid_t)l->pid);
+    /* The eventfd is written to first: once the state is set, the Job may close it. Whoever reads of the end before the state
+       tells of it waits the moment out (sc_job_is_over): nothing below needs the GIL. */
     __atomic_store_n(&l->ending, 1, __ATOMIC_SEQ_CST);
     int event_fd = __atomic_load_n(&l->event_fd, __ATOMIC_SEQ_CST);
     uint64_t one = 1;
     if (event_fd >= 0) sc_raw3(SYS_write, event_fd, &one, sizeof one);
+    int running = SC_RUNNING;
     pthread_mutex_lock(&sc_pool_lock);
     helper->run = NULL;
+    bool owned = __atomic_compare_exchange_n(&run->state, &running, SC_DONE, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     pthread_mutex_unlock(&sc_pool_lock);
-    int running = SC_RUNNING;
-    if (!__atomic_compare_exchange_n(&run->state, &running, SC_DONE, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+    if (!owned) {
         PyEval_RestoreThread(helper->ts);
         sc_run_free(run);
         PyEval_SaveThread();
