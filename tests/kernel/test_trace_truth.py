@@ -288,6 +288,31 @@ def test_close_ends_another_threads_reading():
     assert trace.status.signal == signal.SIGKILL
 
 
+def test_a_trace_closed_between_two_looks_has_ended(monkeypatch):
+    """A thread that is about to wait for events when another closes the trace is told of the end, not of a closed tracer."""
+    trace = sysclone.trace(["/bin/sleep", "1000"])
+    next(trace)
+    tracer = trace._tracer
+
+    class Late:
+        """The tracer, whose next read begins when another thread has closed the trace."""
+
+        def __getattr__(self, name):
+            return getattr(tracer, name)
+
+        def read(self, *arguments):
+            monkeypatch.undo()
+            closer = threading.Thread(target=trace.close)
+            closer.start()
+            closer.join(20)
+            return tracer.read(*arguments)
+
+    monkeypatch.setattr(trace, "_tracer", Late())
+
+    assert trace.read() is None
+    assert trace.status.signal == signal.SIGKILL
+
+
 def test_a_copy_does_not_touch_the_tracer():
     """A forked child, and a light process, may drop the trace: it goes on for its owner."""
     trace = sysclone.trace(["/bin/sh", "-c", "read x; exit 6"], stdin=-1)

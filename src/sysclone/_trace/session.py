@@ -65,6 +65,10 @@ class Trace:
         """How often a task was stopped for this trace."""
         return self._stops if self._ended else self._tracer.stops
 
+    def _is_open(self) -> bool:
+        """Whether it goes on: there may be more to read than was read already."""
+        return not self._ended
+
     def fileno(self) -> int:
         """An eventfd, the trace's own: readable when there may be something to read.
 
@@ -112,6 +116,10 @@ class Trace:
                 records = self._tracer.read(left, BATCH)
             except ProcessLookupError:
                 self._tracer_died()
+            except ValueError:
+                if self._is_open():
+                    raise
+                records = None  # another thread closed the trace while this one was on its way to wait
             if records is None:
                 self._end()
                 if self.process is not None:
