@@ -267,6 +267,25 @@ def test_usage_while_it_runs():
     assert usage.covers == "the program alone"
 
 
+def test_a_peak_that_is_the_creators_is_not_the_programs():
+    """exec counts its creator's peak as the program's: a lower one is told as unknown, and a higher one as it is."""
+    out = in_subprocess(
+        """
+        import sys, sysclone
+        big = bytearray(b"x") * (100 << 20)
+        for size in (1, 200 << 20):
+            with sysclone.Popen([sys.executable, "-S", "-c", f"x = bytearray(b'x') * {size}"]) as program:
+                program.wait()
+            usage = program.usage()
+            told = [what for what in usage.unseen if what.startswith("peak_memory_bytes: no more than")]
+            print(usage.peak_memory_bytes and usage.peak_memory_bytes >> 20 >= 200, len(told))
+            assert program.rusage.ru_maxrss >= 100 << 10
+            assert program.usage(tree=True).peak_memory_bytes == usage.peak_memory_bytes
+        """
+    )
+    assert out == "None 1\nTrue 0\n"
+
+
 def test_usage_of_a_tree():
     """usage(tree=True) counts what descendants use, the living and those that were waited for."""
     burn = f"{sys.executable} -S -c 'import os\nwhile sum(os.times()[:2]) < 0.2: pass\nprint(flush=True)\n{{}}'"

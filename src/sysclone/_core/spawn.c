@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include "child.h"
@@ -227,8 +228,9 @@ sc_spawn_run(sc_spawning *s)
 /* spawn(plan, paths, argv, envp or None, cwd or None, (fd0, fd1, fd2), keep, close_others, restore_ignored, setsid, pgid,
          gid, groups or None, uid, umask, setup or None, mask or None, terminal or -1, is_subreaper, exec_fd or -1,
          exec_fd_stays)
-   -> (pid, pidfd, step, errno, path index, exception or None): step is 0 when the program runs; pid is 0 when no child
-   was made, and then the last is the name of what was refused. The pidfd is the caller's, negative when there is none. */
+   -> (pid, pidfd, step, errno, path index, exception or None, peak): step is 0 when the program runs; pid is 0 when no
+   child was made, and then the exception is the name of what was refused. The pidfd is the caller's, negative when there
+   is none. peak is the most KiB that this process has had resident: exec counts them as the program's. */
 PyObject *
 sc_spawn(PyObject *module, PyObject *args)
 {
@@ -285,11 +287,13 @@ sc_spawn(PyObject *module, PyObject *args)
         c->let_go = sc_let_go;
         c->setup_argument = &s;
     }
+    struct rusage used = {0};
+    getrusage(RUSAGE_SELF, &used);
     sc_spawn_run(&s);
-    if (s.pid < 0) answer = Py_BuildValue("iiiiis", 0, -1, -1, (int)-s.pid, 0, s.failed_step ? s.failed_step : "clone");
+    if (s.pid < 0) answer = Py_BuildValue("iiiiisl", 0, -1, -1, (int)-s.pid, 0, s.failed_step ? s.failed_step : "clone", 0L);
     else
-        answer = Py_BuildValue("liiiiO", s.pid, s.pidfd, c->step, c->error, c->path_index,
-                               s.exception ? s.exception : Py_None);
+        answer = Py_BuildValue("liiiiOl", s.pid, s.pidfd, c->step, c->error, c->path_index,
+                               s.exception ? s.exception : Py_None, used.ru_maxrss);
     Py_XDECREF(s.exception);
     PyMem_Free(s.environment_strings);
     Py_XDECREF(s.environment);

@@ -43,6 +43,8 @@ class Ending(_Base):
     _ended_as: Status | None = None
     _usage: tuple[float, ...] | None = None
     _sent: int | None = None
+    _peak_before: int | None = None
+    """This program's own peak at the start, in KiB; None where nobody looked."""
     _remains: Remains | None = None
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:

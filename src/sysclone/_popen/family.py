@@ -102,7 +102,7 @@ class Tree(Ending):
         self.poll()
         with self._pidfd_lock:
             if self._usage is not None:
-                own = usage.of_rusage(self._usage)
+                own = usage.of_rusage(self._usage, self._peak_before)
             elif self.pidfd >= 0:
                 own = usage.of_process(self.pid, with_children=tree)
                 own.covers = "the program" + (" and the children that it waited for" if tree else " alone")
@@ -116,7 +116,8 @@ class Tree(Ending):
             self._take_members(members)
             others = [usage.of_process(pid, with_children=True) for pid in members.pidfds]
         covers = f"{own.covers}, and {len(others)} descendants with theirs"
-        unseen = ["descendants that ended and were waited for by nobody"]
+        unseen = [what for what in own.unseen if ":" in what]
+        unseen += ["descendants that ended and were waited for by nobody"]
         if self._mark is None:
             unseen.append("descendants whose parents have ended (tree=True, or a cgroup, sees them)")
         return own.plus(others, covers, unseen)

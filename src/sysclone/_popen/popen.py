@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
-    _Outcome = tuple[int, int, int, int, int, BaseException | str | None]
+    _Outcome = tuple[int, int, int, int, int, BaseException | str | None, int]
 
 # exec gives the program a memory, a file table and handlers of its own, whatever the clone shared.
 _UNDONE_BY_EXEC: Final = Share.VM | Share.FILES | Share.SIGHAND
@@ -276,7 +276,7 @@ class Popen(OnTerminal):
             return _core.spawn(plan_of(context, "program", drop=_UNDONE_BY_EXEC), *(*rest, enter, *last))
 
     def _take(self, outcome: _Outcome, cwd: Any, program: Any, had_preexec: bool) -> None:
-        pid, pidfd, step, errno, _path, exception = outcome
+        pid, pidfd, step, errno, _path, exception, self._peak_before = outcome
         if step == 0:
             self._began(pid, pidfd)
             return

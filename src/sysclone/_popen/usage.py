@@ -31,7 +31,8 @@ class Usage:
         minor_faults, major_faults: page faults without and with I/O.
         read_bytes, written_bytes: to and from storage.
         covers: whose use this is, in words.
-        unseen: what is not in it, in words.
+        unseen: what is not in it, in words. A program's peak is not, once it has ended, where it was no higher than its
+            creator's: exec counts the creator's as the program's.
     """
 
     __slots__ = (*_FIELDS, "covers", "unseen")
@@ -50,7 +51,9 @@ class Usage:
         for name in _FIELDS:
             setattr(self, name, values.get(name))
         self.covers = covers
-        self.unseen = (*unseen, *(name for name in _FIELDS if values.get(name) is None))
+        why = tuple(unseen)
+        told = {what.partition(":")[0] for what in why}
+        self.unseen = (*why, *(name for name in _FIELDS if values.get(name) is None and name not in told))
 
     @property
     def cpu_seconds(self) -> float | None:
@@ -90,9 +93,8 @@ def of_process(pid: int, with_children: bool) -> Usage:
         values["system_seconds"] = (system + below * system_below) / _TICK
         values["minor_faults"] = minor + below * minor_below
         values["major_faults"] = major + below * major_below
-        with open(f"/proc/{pid}/status", "rb") as file:
-            peak = next((line for line in file if line.startswith(b"VmHWM:")), None)
-        values["peak_memory_bytes"] = int(peak.split()[1]) * 1024 if peak else None
+        peak = _peak_of(pid)
+        values["peak_memory_bytes"] = peak * 1024 if peak is not None else None
         with open(f"/proc/{pid}/io", "rb") as file:
             counts = {name: int(number) for name, _, number in (line.partition(b":") for line in file)}
         # The kernel adds those of children that were waited for.
@@ -102,8 +104,16 @@ def of_process(pid: int, with_children: bool) -> Usage:
     return Usage(values, f"process {pid}")
 
 
-def of_rusage(fields: tuple[float, ...]) -> Usage:
-    """A program that was waited for: the kernel has added the children that it waited for itself."""
+def of_rusage(fields: tuple[float, ...], peak_before: int | None) -> Usage:
+    """A program that was waited for: the kernel has added the children that it waited for itself.
+
+    exec adds the peak of the memory that it leaves to the program's, and that was its creator's: so a peak that is no higher
+    is not the program's.
+
+    Args:
+        fields: of its rusage.
+        peak_before: the creator's peak at its start, in KiB; None where nobody looked.
+    """
     values: dict[str, float | None] = {
         "user_seconds": fields[0],
         "system_seconds": fields[1],
@@ -113,7 +123,24 @@ def of_rusage(fields: tuple[float, ...]) -> Usage:
         "read_bytes": int(fields[9]) * _BLOCK,
         "written_bytes": int(fields[10]) * _BLOCK,
     }
-    return Usage(values, "the program and the children that it waited for")
+    unseen = []
+    # What getrusage says of the creator has its own creator's in it.
+    known = [kib for kib in (peak_before, _peak_of("self")) if kib is not None]
+    if known and fields[2] <= min(known):
+        values["peak_memory_bytes"] = None
+        unseen.append(
+            f"peak_memory_bytes: no more than the {int(fields[2]) * 1024} of this program, which exec counts as its"
+        )
+    return Usage(values, "the program and the children that it waited for", unseen)
+
+
+def _peak_of(pid: int | str) -> int | None:
+    """The most KiB that were resident of a process's memory, whoever was there first."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith(b"VmHWM:")), None)
+    except OSError:
+        return None
 
 
 def of_cgroup(directory: int, name: str) -> Usage:
