@@ -245,6 +245,35 @@ def landlock() -> str | None:
     return None if result > 0 else f"landlock_create_ruleset says {error_name(result)}"
 
 
+def _landlock_of(version: int, linux: str) -> str | None:
+    result = raw(444, 0, 0, 1)
+    return None if result >= version else f"landlock_create_ruleset says {result}, and {version} is Linux {linux}"
+
+
+@probe
+def landlock_tcp() -> str | None:
+    """Landlock for TCP ports: Linux 6.7."""
+    return landlock() or _landlock_of(4, "6.7")
+
+
+@probe
+def landlock_scopes() -> str | None:
+    """Landlock for signals and abstract sockets: Linux 6.12."""
+    return landlock() or _landlock_of(6, "6.12")
+
+
+@probe
+def keyrings() -> str | None:
+    """Keys of the kernel's, and /proc to see them."""
+    return None if os.path.exists("/proc/keys") else "there is no /proc/keys"
+
+
+@probe
+def numa() -> str | None:
+    """Memory policies, and /proc to see them."""
+    return None if os.path.exists("/proc/self/numa_maps") else "there is no /proc/self/numa_maps"
+
+
 @probe
 def set_tid() -> str | None:
     """clone3's set_tid: Linux 5.5, and the right to choose pids in this pid namespace."""

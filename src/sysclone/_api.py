@@ -50,7 +50,7 @@ class Context(Description):
         uid, gid: real, effective and saved, 0 to 2**32 - 2, by raw calls: the creator's stay as they are.
         groups: the supplementary groups, at most 65,536.
         capabilities: Capabilities, or the names of those to have and no others; see Capabilities.only.
-        securebits: 0 to 0xFF (prctl(2), PR_SET_SECUREBITS; needs CAP_SETPCAP).
+        securebits: 0 to 0xFFF (prctl(2), PR_SET_SECUREBITS; needs CAP_SETPCAP, but for those above 0xFF, of Linux 6.14).
         no_new_privs: no exec may give privilege any more (PR_SET_NO_NEW_PRIVS, Linux 3.5).
         memory_exclude: buffers whose whole pages a copied process is to go without: a large one then costs the copy
             nothing, and touching it there is a SIGSEGV (MADV_DONTFORK, undone in the caller after the clone).

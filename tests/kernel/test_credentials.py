@@ -164,7 +164,7 @@ def test_wrong_values_are_refused_at_their_field():
         ({"groups": 5}, "groups"),
         ({"capabilities": ("EVERYTHING",)}, "capabilities"),
         ({"capabilities": 7}, "capabilities"),
-        ({"securebits": 256}, "securebits"),
+        ({"securebits": 0x1000}, "securebits"),
     ):
         with pytest.raises(ContextError) as caught:
             Context(**fields)

@@ -73,3 +73,32 @@ def test_every_exit_status_is_told():
 
     assert {int(row) for row in rows if row.isdecimal()} == {0, *(x for x in STATUSES.values() if x < _tell.BY_SIGNAL)}
     assert f"{_tell.BY_SIGNAL}+n" in rows
+
+
+# Fields of a Context that no option sets, and why.
+WITHOUT_OPTION = {
+    "memory_exclude": "buffers of Python's",
+    "memory_wipe": "buffers of Python's",
+    "setup": "a function of Python's",
+    "executable": "the program is the argument, and --argv0 its name; an fd is /proc/self/fd/N",
+    "process_group": "a shell makes one; by us it would be in the background of a terminal that is not told",
+    "foreground": "a shell does it; by us, nobody could stop and continue the program: --pty can",
+}
+
+
+def test_every_field_has_an_option():
+    """Each field of a Context can be set from the command line, or stands in the list of those that cannot, with the reason."""
+    from sysclone._context.field_table import FIELDS
+    from sysclone.cli import _options
+
+    parser = argparse.ArgumentParser()
+    _options.add_context_arguments(parser, "nothing")
+    told = {action.dest for action in parser._actions}
+    other = {
+        "join": "join", "uid_map": "map_users", "gid_map": "map_groups", "landlock": "landlock_ro",
+        "seccomp": "seccomp_rules", "signal_mask": "block_signal", "ignored_signals": "ignore_signal",
+        "default_signals": "default_signal", "environment": "env",
+    }  # fmt: skip
+    missing = {name for name in FIELDS if other.get(name, name) not in told}
+
+    assert missing == set(WITHOUT_OPTION)

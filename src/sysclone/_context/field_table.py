@@ -72,7 +72,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "gid": (None, check.whole(0, check.MOST_ID)),
     "groups": (None, check.ids),
     "capabilities": (None, check.capabilities),
-    "securebits": (None, check.whole(0, 0xFF)),
+    "securebits": (None, check.whole(0, 0xFFF)),
     "no_new_privs": (False, check.switch),
     "memory_exclude": ((), check.buffers),
     "memory_wipe": ((), check.buffers),

@@ -82,7 +82,8 @@ def context_from(args: argparse.Namespace, usual: Share) -> Iterator[Context]:
         CloneError: a namespace to join cannot be opened.
     """
     with joined(args.join) as namespaces_there:
-        yield _context(args, usual).replace(join=namespaces_there, **fields_of(args))
+        context = _context(args, usual)
+        yield context.replace(**fields_of(args, context.new, namespaces_there))
 
 
 def _context(args: argparse.Namespace, usual: Share) -> Context:

@@ -57,9 +57,9 @@ class Relay:
         for number in self._signals - {signal.SIGTSTP}:
             signal.signal(number, lambda number, _frame: self._early.append(number))
 
-    def block(self) -> set[signal.Signals]:
+    def block(self) -> set[int]:
         """Before a function: keep what comes until it runs; answers the mask that the function is to set."""
-        return {signal.Signals(s) for s in signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)}
+        return set(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)))
 
     def keep_early(self) -> None:
         """Just before the child is made: what waits now was sent when there was none."""

@@ -1,20 +1,21 @@
-"""The options for what is done in the task before its function or program: namespaces, places, ids, priorities, filters."""
+"""The options for what is done in the task before its function or program: namespaces, places, limits, and the rest."""
 
 from __future__ import annotations
 
 import argparse
-import os
 from contextlib import ExitStack, contextmanager
 
-from .._context.landlock_rules import Landlock
 from .._context.mount_types import PROPAGATIONS
 from .._errors import ContextError
 from . import _words as words
+from ._filter_options import add_filter_arguments, filters_of
 from ._mount_words import mount
+from ._process_options import add_process_arguments, process_of
+from ._rights_options import add_rights_arguments, rights_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from typing import Any, Final
 
     from .._flags import Namespace
@@ -31,18 +32,6 @@ _PLACES: Final = (
     ("--umask", "umask", "MODE", words.octal, "which permissions new files do not get, octal"),
     ("--hostname", "hostname", "NAME", str, "the host name of a new or joined UTS namespace"),
     ("--domainname", "domainname", "NAME", str, "the NIS domain name there"),
-)
-_IDS: Final = (
-    ("--uid", "uid", "USER", words.user, "the user id, by number or name: real, effective and saved"),
-    ("--gid", "gid", "GROUP", words.group, "the group id, by number or name: real, effective and saved"),
-    ("--groups", "groups", "GROUP,…", words.groups, "the further groups; none for none"),
-    (
-        "--capabilities",
-        "capabilities",
-        "NAME,…",
-        words.capabilities,
-        "these in all five sets, and no others; none for none",
-    ),
 )
 _PRIORITIES: Final = (
     ("--nice", "nice", "N", words.whole, "-20 (first) to 19"),
@@ -62,6 +51,14 @@ _PRIORITIES: Final = (
         "idle; best-effort or realtime, 0 (first) to 7",
     ),
     ("--oom-score-adj", "oom_score_adj", "N", words.whole, "-1000 (never) to 1000: whom the OOM killer takes"),
+    ("--timer-slack-ns", "timer_slack_ns", "N", words.whole, "how late it may be woken, in nanoseconds; 0: as usual"),
+    (
+        "--memory-policy",
+        "memory_policy",
+        "MODE[:NODE[-NODE],…]",
+        words.memory_policy,
+        "the nodes of new memory: local, bind, preferred, preferred-many, interleave or weighted-interleave",
+    ),
 )
 
 
@@ -69,14 +66,13 @@ def add_step_arguments(parser: argparse.ArgumentParser) -> None:
     """The options, in groups."""
     _add_namespaces(parser.add_argument_group("namespaces", "Those that are there already, and what new ones have."))
     _add_places(parser.add_argument_group("places", "Files and names as the task sees them."))
-    _add_rights(parser.add_argument_group("rights", "Who the task is, and what it may do."))
+    add_rights_arguments(parser.add_argument_group("rights", "Who the task is, and what it may do."))
+    add_filter_arguments(parser.add_argument_group("filters", "What its own calls are held to, from its first one on."))
     _add_limits(parser.add_argument_group("limits", "What the task may use, and how soon."))
-    _add_process(parser.add_argument_group("process", "How the task begins."))
-
-
-def _add_table(group: argparse._ArgumentGroup, rows: Iterable[tuple[str, str, str, words.Parse, str]]) -> None:
-    for option, name, metavar, parse, text in rows:
-        group.add_argument(option, dest=name, type=words.field(name, parse), metavar=metavar, help=text)
+    add_process_arguments(
+        parser.add_argument_group("process", "How the task begins."),
+        parser.add_argument_group("environment", "What the task is told."),
+    )
 
 
 def _add_namespaces(group: argparse._ArgumentGroup) -> None:
@@ -121,7 +117,7 @@ def _add_namespaces(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_places(group: argparse._ArgumentGroup) -> None:
-    _add_table(group, _PLACES)
+    words.add_table(group, _PLACES)
     group.add_argument(
         "--mount",
         dest="mounts",
@@ -134,20 +130,6 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--propagation", choices=PROPAGATIONS, help="of a new mount namespace; else private")
 
 
-def _add_rights(group: argparse._ArgumentGroup) -> None:
-    _add_table(group, _IDS)
-    add = group.add_argument
-    add("--no-new-privs", action="store_true", help="no program gives it more rights (PR_SET_NO_NEW_PRIVS)")
-    for option, what in (("--landlock-ro", "read and execute"), ("--landlock-rw", "do everything with")):
-        add(
-            option,
-            action="append",
-            default=[],
-            metavar="PATH",
-            help=f"what is at and below the path it may {what}, and nothing that no such option names; may be repeated",
-        )
-
-
 def _add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--limit",
@@ -157,46 +139,32 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         metavar="NAME=SOFT[:HARD]",
         help="a resource limit, such as nofile=64, core=0:unlimited or as=2G; may be repeated",
     )
-    _add_table(group, _PRIORITIES)
-
-
-def _add_process(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--session", action="store_true", help="lead a session of its own (setsid)")
-    add(
-        "--parent-death-signal",
-        type=words.field("parent_death_signal", words.signal_number),
-        metavar="SIGNAL",
-        help="the signal that it gets when we end",
-    )
-    add("--env", type=words.variable, action="append", default=[], metavar="NAME=VALUE", help="set a variable")
-    add("--unset-env", type=words.variable_name, action="append", default=[], metavar="NAME", help="remove a variable")
-    add("--clear-env", action="store_true", help="begin with no variables but those of --env")
-    add("--argv0", type=words.field("argv0", str), metavar="NAME", help="what the program is called in its arguments")
+    words.add_table(group, _PRIORITIES)
 
 
 # --- the fields
 
 
-def fields_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields of a Context that the options ask for, without join.
+def fields_of(args: argparse.Namespace, new: Namespace, there: Namespaces | None) -> dict[str, Any]:
+    """The fields of a Context that the options ask for.
+
+    Args:
+        args: as parsed.
+        new: the namespaces that are to be new.
+        there: those to enter.
 
     Raises:
-        ContextError: two maps of one kind.
+        ContextError: options that do not go together.
     """
-    rows = (*_PLACES, *_IDS, *_PRIORITIES)
-    names = [row[1] for row in rows] + ["mounts", "limits", "propagation", "parent_death_signal", "argv0"]
+    names = [row[1] for row in (*_PLACES, *_PRIORITIES)] + ["mounts", "limits", "propagation"]
     found = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    found |= {name: True for name in ("loopback", "no_new_privs", "session") if getattr(args, name)}
-    found |= _maps(args)
+    if args.loopback:
+        found["loopback"] = True
     if args.time_offsets:
         found["time_offsets"] = dict(args.time_offsets)
-    if args.landlock_ro or args.landlock_rw:
-        found["landlock"] = Landlock(read=args.landlock_ro, write=args.landlock_rw)
-    if args.env or args.unset_env or args.clear_env:
-        kept = {} if args.clear_env else dict(os.environ)
-        found["environment"] = {n: v for n, v in kept.items() if n not in args.unset_env} | dict(args.env)
-    return found
+    if there is not None:
+        found["join"], new = there, new | there.kinds
+    return found | _maps(args) | rights_of(args, new) | filters_of(args) | process_of(args)
 
 
 def _maps(args: argparse.Namespace) -> dict[str, Any]:

@@ -29,11 +29,14 @@ _OPTIONS: Final = {
     "share", "new", "parent", "exit_signal", "stack_bytes", "tid", "cgroup", "clear_signal_handlers", "ptrace",
     "untraced", "timeout", "join", "loopback", "root", "umask", "hostname", "domainname", "propagation",
     "uid", "gid", "groups", "capabilities", "no_new_privs", "nice", "scheduling", "affinity", "io_priority",
-    "oom_score_adj", "session", "parent_death_signal", "argv0",
+    "oom_score_adj", "session", "parent_death_signal", "argv0", "timer_slack_ns", "memory_policy", "securebits",
+    "controlling_terminal", "personality", "keyring", "seccomp", "seccomp_filter", "landlock_best_effort", "init_groups",
+    "ambient_caps",
 }  # fmt: skip
 _OTHERWISE: Final = {
     "suspend_caller": "vfork", "uid_map": "map-users", "gid_map": "map-groups", "time_offsets": "time-offset",
     "cwd": "chdir", "mounts": "mount", "landlock": "landlock-ro", "limits": "limit", "environment": "env",
+    "fds": "fd", "ignored_signals": "ignore-signal", "default_signals": "default-signal", "signal_mask": "block-signal",
 }  # fmt: skip
 """Fields whose option has another name."""
 

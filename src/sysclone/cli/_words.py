@@ -13,7 +13,7 @@ from ._tell import near
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any, Final
 
     Parse = Callable[[str], Any]
@@ -51,6 +51,12 @@ def item(parse: Parse) -> Parse:
             raise argparse.ArgumentTypeError(str(e)) from None
 
     return parsed
+
+
+def add_table(group: argparse._ArgumentGroup, rows: Iterable[tuple[str, str, str, Parse, str]]) -> None:
+    """Options that are given once, with a value: option, field, metavar, parser, help."""
+    for option, name, metavar, parse, text in rows:
+        group.add_argument(option, dest=name, type=field(name, parse), metavar=metavar, help=text)
 
 
 # --- numbers
@@ -187,6 +193,12 @@ def io_priority(text: str) -> object:
     """A class, with its level."""
     name, colon, level = text.partition(":")
     return (name, whole(level)) if colon else name
+
+
+def memory_policy(text: str) -> object:
+    """A mode of set_mempolicy(2), with its nodes."""
+    mode, colon, nodes = text.partition(":")
+    return (mode, cpus(nodes)) if colon else mode
 
 
 def variable(text: str) -> tuple[str, str]:

@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
         positional, keywords = parse_arguments(words)
         relay = Relay(NAME)
         mask = relay.block()
+        if context.signal_mask is not None:
+            mask = set(context.signal_mask)
 
         def body() -> Any:
             if Share.SIGHAND not in context.share:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import subprocess
 import time
 from errno import ENOENT, ENOTDIR
@@ -19,6 +18,7 @@ from .._popen.popen import Popen
 from ._options import add_context_arguments, context_from
 from ._relay import Relay, Target
 from ._tell import CANNOT_EXECUTE, FAILED, NOT_FOUND, TIMED_OUT, Warnings, complain, exit_code
+from ._words import seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="give the program a terminal of its own (as in another pid namespace, when we have one)",
     )
-    parser.add_argument("program", nargs=argparse.REMAINDER, metavar="PROGRAM …", help="the program and its arguments")
+    add = parser.add_argument
+    add("--close-fds", action="store_true", help="leave it no descriptors above 2 but those of --fd")
+    add("--kill-tree", action="store_true", help="at its end, or at that of its time, kill all that it has started too")
+    add(
+        "--grace",
+        type=seconds,
+        metavar="SECONDS",
+        help="at --timeout ask it to end by SIGTERM, and kill it this much later",
+    )
+    add("--report", action="store_true", help="say at the end how it ended, why, and what it has used")
+    add("program", nargs=argparse.REMAINDER, metavar="PROGRAM …", help="the program and its arguments")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,35 +57,76 @@ def run(args: argparse.Namespace) -> int:
     if not command:
         complain(NAME, f"there is no program to run\ntry: {NAME} -- /bin/true")
         return FAILED
+    if args.grace is not None and args.timeout is None:
+        complain(NAME, "--grace: there is no --timeout beside it")
+        return FAILED
+    begun = time.monotonic()
+    relay = Relay(NAME)
     with context_from(args, Share(0)) as context:
         pty = _wants_pty(args.pty, context)
         if pty is None:
             complain(NAME, "--pty: standard input and output are no terminal\ntry: leave it off, or script(1)")
             return FAILED
-        relay = Relay(NAME)
-        mask = relay.block()
         try:
             with Warnings(NAME, args.strict):
-                process = _Relayed(command, relay, mask, context=context, close_fds=False, pty=pty)
+                process = _Relayed(
+                    command, relay, context=context, close_fds=args.close_fds, pty=pty, tree=args.kill_tree
+                )
         except CloneError as e:
             complain(NAME, str(e))
             return refused(e, command[0])
     is_init = Namespace.PID in context.new
     in_time = _on_screen(process, relay, is_init) if pty else _wait(process, relay, is_init)
     if not in_time:
-        process.kill()
-        process.wait()
-        complain(NAME, f"{command[0]} was not done in {context.timeout:g} s: killed")
-        return TIMED_OUT
-    return exit_code(NAME, process.status)
+        complain(NAME, f"{command[0]} was not done in {context.timeout:g} s: {_end(process, args.grace)}")
+    if args.report:
+        _report(process, time.monotonic() - begun)
+    if args.kill_tree:
+        process.kill_tree()
+    return exit_code(NAME, process.status) if in_time else TIMED_OUT
+
+
+def _end(process: Popen, grace: float | None) -> str:
+    """End it, with what it has started if that is to be; how it went, in a word."""
+    by_itself = False
+    if grace is not None and process.has_tree:
+        by_itself = process.terminate_tree(grace)
+    elif grace is not None:
+        process.terminate()
+        try:
+            process.wait(grace)
+            by_itself = True
+        except subprocess.TimeoutExpired:
+            pass
+    elif process.has_tree:
+        process.kill_tree()
+    process.kill()
+    process.wait()
+    return "terminated" if by_itself else "killed"
+
+
+def _report(process: Popen, seconds: float) -> None:
+    complain(NAME, f"{process.cause}, after {seconds:.3f} s")
+    usage = process.usage(tree=process.has_tree or process.context.cgroup is not None)
+    rows: tuple[tuple[str, float | None, str], ...] = (
+        ("CPU {:.3f} s in the program", usage.user_seconds, ", "),
+        ("{:.3f} s in the kernel", usage.system_seconds, "; "),
+        ("peak memory {:,} bytes", usage.peak_memory_bytes, "; "),
+        ("page faults {:,} without I/O", usage.minor_faults, ", "),
+        ("{:,} with", usage.major_faults, "; "),
+        ("I/O {:,} bytes read", usage.read_bytes, ", "),
+        ("{:,} written", usage.written_bytes, ""),
+    )
+    told = "".join(form.format(value) + after for form, value, after in rows if value is not None)
+    complain(NAME, f"{usage.covers}: {told}" + "".join(f"\nunknown: {what}" for what in usage.unseen))
 
 
 class _Relayed(Popen):
     """A program with our mask of before, and that is told of what came before it was there."""
 
-    def __init__(self, command: list[str], relay: Relay, mask: set[signal.Signals], **keywords: Any) -> None:
+    def __init__(self, command: list[str], relay: Relay, **keywords: Any) -> None:
         self._relay = relay
-        self._signal_mask = sum(1 << (number - 1) for number in mask)
+        self._signal_mask = sum(1 << (number - 1) for number in relay.block())
         super().__init__(command, **keywords)
 
     def _spawn(self, *arguments: Any) -> Any:
