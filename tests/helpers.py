@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import select
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -56,6 +61,17 @@ def lives(pid: int) -> bool:
 def ended(pidfd: int, seconds: float = SECONDS) -> bool:
     """Whether the process of a pidfd has ended, within so many seconds."""
     return bool(select.select([pidfd], [], [], seconds)[0])
+
+
+@contextmanager
+def alone_with(what: str) -> Iterator[None]:
+    """A block in which no other run of these tests has the same thing of the machine's: two CPythons are tested at a time."""
+    with open(Path(tempfile.gettempdir(), f"sysclone-tests-{what}.lock"), "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 AS_NOBODY = """
@@ -130,6 +146,22 @@ def kill_session(leader: int) -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
+
+
+def await_nobody(leader: int, seconds: float = SECONDS) -> list[int]:
+    """The processes of a session with a task that lives, once they have had their time; what is ours of the rest is reaped.
+
+    A process that was killed with its creator is about to end: its fds are closed before it is a zombie.
+    """
+    deadline = time.monotonic() + seconds
+    while (left := [pid for pid in session_of(leader) if lives(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    for pid in session_of(leader):
+        try:
+            os.waitpid(pid, os.WNOHANG if left else 0)
+        except ChildProcessError:
+            continue  # the machine's init reaps it in its own time
+    return left
 
 
 def where_it_stands(leader: int) -> str:

@@ -227,8 +227,11 @@ def test_the_next_one_removes_what_was_left(tmp_path):
         "import os, signal; from sysclone._trace import tracefs; i = tracefs.Instance(64); os.kill(i._guard, 9); "
         "print(i.name, flush=True); os.kill(os.getpid(), 9)"
     )
-    name = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout.strip()
-    assert name in tracefs.leftovers()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as owner:
+        name = owner.stdout.read().strip()
+        os.waitid(os.P_PID, owner.pid, os.WEXITED | os.WNOWAIT)
+        # While the zombie is there nobody else takes the instance for left: another run of these tests sweeps too.
+        assert name in tracefs.leftovers()
     tracefs.Instance(64).close()
     assert name not in tracefs.leftovers()
 

@@ -6,13 +6,12 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 from features import requires
-from helpers import SECONDS, SOURCES, kill_session, lives, session_of, state, where_it_stands
+from helpers import SECONDS, SOURCES, await_nobody, kill_session, state, where_it_stands
 
 PROGRAM = r"""
 import os, select, sys, threading, time, sysclone
@@ -99,19 +98,6 @@ def dies_alone(program: subprocess.Popen[str]) -> None:
     program.wait()
     left = await_nobody(program.pid)
     assert left == [], where_it_stands(program.pid)
-
-
-def await_nobody(session: int) -> list[int]:
-    """The processes of a session with a task that lives, once they have had their time; siblings, which are ours, are reaped."""
-    deadline = time.monotonic() + SECONDS
-    while (left := [pid for pid in session_of(session) if lives(pid)]) and time.monotonic() < deadline:
-        time.sleep(0.002)
-    for pid in session_of(session):
-        try:
-            os.waitpid(pid, 0)
-        except ChildProcessError:
-            continue  # the machine's init reaps it in its own time
-    return left
 
 
 @requires("user_namespaces")

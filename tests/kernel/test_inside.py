@@ -16,7 +16,7 @@ import warnings
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
-from helpers import SECONDS, SOURCES, ended, in_subprocess, kill_session, lives, session_of, where_it_stands
+from helpers import SECONDS, SOURCES, await_nobody, ended, in_subprocess, kill_session, where_it_stands
 
 import sysclone
 from sysclone import Cancelled, Context, Share, TaskKilled, _core
@@ -205,7 +205,7 @@ def test_ctrl_c_ends_a_program_as_a_person_expects(statement):
         else:
             pytest.fail(f"it goes on\n{where_it_stands(program.pid)}", pytrace=False)
         _, err = program.communicate()
-        assert not [pid for pid in session_of(program.pid) if lives(pid)]
+        assert await_nobody(program.pid) == []
     finally:
         kill_session(program.pid)
         program.communicate()

@@ -12,7 +12,7 @@ import time
 
 import pytest
 from features import requires
-from helpers import ended, in_subprocess
+from helpers import SECONDS, alone_with, ended, in_subprocess
 
 import sysclone
 from sysclone import CloneError, Context, ContextError, Namespace, Namespaces, Share, _core, lowlevel
@@ -443,7 +443,7 @@ def held_are_reaped():
     return ends(lambda: _core.reap_pending() == 0)
 
 
-def ends(condition, seconds=5.0):
+def ends(condition, seconds=SECONDS):
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -624,18 +624,19 @@ def test_ranges_come_through_newuidmap(granted):
 def granted():
     """Ranges for nobody in /etc/subuid and /etc/subgid while the test runs: the first id of them."""
     first, before = 1_000_000_000, {}
-    for name in ("/etc/subuid", "/etc/subgid"):
-        try:
-            with open(name) as file:
-                before[name] = file.read()
-        except FileNotFoundError:
-            before[name] = None
-        with open(name, "a") as file:
-            file.write(f"nobody:{first}:1000\n")
-    yield first
-    for name, text in before.items():
-        if text is None:
-            os.unlink(name)
-        else:
-            with open(name, "w") as file:
-                file.write(text)
+    with alone_with("subuid"):
+        for name in ("/etc/subuid", "/etc/subgid"):
+            try:
+                with open(name) as file:
+                    before[name] = file.read()
+            except FileNotFoundError:
+                before[name] = None
+            with open(name, "a") as file:
+                file.write(f"nobody:{first}:1000\n")
+        yield first
+        for name, text in before.items():
+            if text is None:
+                os.unlink(name)
+            else:
+                with open(name, "w") as file:
+                    file.write(text)
