@@ -40,6 +40,11 @@ def blocks(fd):
     os.read(os.pipe()[0], 1)
 
 
+def waits(fd):
+    """Wait until somebody writes."""
+    return os.read(fd.fileno(), 1)
+
+
 def fails():
     raise LookupError("not there")
 

@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PATIENCE = 3.0
+PATIENCE = 10.0
 """Seconds that asynchronous ends may take."""
 
 OURS = ("/memfd:sysclone", "/dev/zero (deleted)", "[anon:sysclone", "[anon_shmem:sysclone")

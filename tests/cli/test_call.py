@@ -185,10 +185,10 @@ def test_function_that_is_not_there(sysclone, here, where, status, told):
 @pytest.mark.parametrize("options", [CONTEXTS["light"], CONTEXTS["copied"]], ids=["light", "copied"])
 def test_timeout(sysclone, here, options, function):
     """After --timeout the function is stopped, asleep or busy, and the exit status is 124."""
-    done = sysclone("call", *options, "--timeout", "0.3", f"mine:{function}")
+    done = sysclone("call", *options, "--timeout", "0.8", f"mine:{function}")
 
     assert (done.returncode, done.stdout) == (124, "ready\n")
-    assert "was not done in 0.3 s, and was stopped" in done.stderr
+    assert "was not done in 0.8 s, and was stopped" in done.stderr
 
 
 @pytest.mark.parametrize("function", ["nap", "spin"])

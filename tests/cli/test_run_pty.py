@@ -179,13 +179,17 @@ def test_a_killed_relay_hangs_up():
 
 
 EARLY = """
-import os, signal
+import os, signal, threading
 from sysclone.cli._relay import Relay
 
 class Target:
     def has_terminal(self, number): return True
-    def send(self, number, name): print("sent", number, flush=True)
+    def send(self, number, name):
+        print("sent", number, flush=True)
+        if number == signal.SIGTERM:
+            done.set()
 
+done = threading.Event()
 relay = Relay("here")
 relay.block()
 os.kill(os.getpid(), signal.SIGUSR1)
@@ -193,9 +197,7 @@ relay.keep_early()
 print("made", flush=True)
 os.kill(os.getpid(), signal.SIGTERM)
 relay.begin(Target())
-import time
-signal.pthread_sigmask(signal.SIG_BLOCK, [])
-time.sleep(0.2)
+assert done.wait(15)
 """
 
 

@@ -167,7 +167,13 @@ def wait_for(path: Path, word: str) -> None:
 
 def test_ctrl_c_is_the_programs():
     """Ctrl-C at the terminal reaches the program, whose end is told; we leave as it leaves."""
-    code = "import signal, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(7)); print('ready', flush=True); signal.pause()"
+    code = """
+import signal, sys, time
+signal.signal(signal.SIGINT, lambda *_: sys.exit(7))
+print("ready", flush=True)
+while True:
+    time.sleep(0.05)  # not one pause: a handler that runs just before it would be asked only after it
+"""
     with Terminal("trace", "-o", "/dev/null", "--", sys.executable, "-c", code) as terminal:
         assert terminal.line() == "ready"
         terminal.type(b"\x03")

@@ -115,7 +115,7 @@ def test_concurrent_futures_on_a_cluster(client, tmp_path):
     """sysclone.dask.Executor: results, deaths with their reasons, time limits, and cancel() of what runs."""
     from sysclone.dask import Executor
 
-    with Executor(client, timeout=0.5) as executor:
+    with Executor(client, timeout=2) as executor:
         assert list(executor.map(pow, [1, 2, 3], [2, 2, 2])) == [1, 4, 9]
         assert isinstance(executor.submit(dask_calls.crashes).exception(SECONDS), sysclone.TaskKilled)
         assert isinstance(executor.submit(dask_calls.never).exception(SECONDS), sysclone.TaskTimeout)
@@ -147,7 +147,7 @@ CLIENT = """
     import sysclone, sysclone.dask
     with distributed.Client(sys.argv[1], timeout=20) as client:
         client.wait_for_workers(2, timeout=20)
-        client.register_plugin(sysclone.dask.WorkerPlugin(timeout=1))
+        client.register_plugin(sysclone.dask.WorkerPlugin(timeout=2))
         workers = sorted(client.scheduler_info()["workers"])
         told = {}
         with dask.annotate(executor="sysclone"):

@@ -25,7 +25,7 @@ def test_a_time_limit_ends_the_init_of_a_pid_namespace():
         try:
             Context(new=Namespace.PID, timeout=0.2).call(time.sleep, 15)
         except sysclone.TaskTimeout as error:
-            print(error.still_running, time.monotonic() - begin < 5)
+            print(error.still_running, time.monotonic() - begin < 15)
     """)
 
     assert out == "False True\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import gc
 import os
 import signal
@@ -13,11 +14,11 @@ import time
 import weakref
 
 import pytest
-from executor_calls import NAMES, VARIANTS, add, nested
+from executor_calls import NAMES, VARIANTS, add, nested, waits
 from features import requires
 from helpers import SECONDS, SOURCES, ended, in_subprocess
 
-from sysclone import Executor, _core
+from sysclone import Descriptor, Executor, _core
 
 
 @pytest.fixture(params=VARIANTS, ids=NAMES)
@@ -55,14 +56,20 @@ def test_shutdown_without_waiting(variant):
 
 def test_shutdown_can_cancel(variant):
     """cancel_futures drops what has not begun; cancel_running ends what has."""
+    reads, writes = os.pipe()
     executor = Executor(1, **variant)
-    first = executor.submit(time.sleep, 0.2)
+    first = executor.submit(waits, Descriptor(reads))
     rest = [executor.submit(add, 1) for _ in range(3)]
     while not first.running():
         time.sleep(0.001)
+    writer = threading.Thread(target=lambda: (concurrent.futures.wait(rest, SECONDS), os.write(writes, b"x")))
+    writer.start()
     executor.shutdown(cancel_futures=True)
-    assert first.result(0) is None
+    assert first.result(0) == b"x"
     assert all(future.cancelled() for future in rest)
+    writer.join()
+    os.close(reads)
+    os.close(writes)
 
     executor = Executor(1, **variant)
     first = executor.submit(time.sleep, 60)

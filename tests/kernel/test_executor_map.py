@@ -68,9 +68,9 @@ def test_a_limit_holds_for_each_item(executor):
     """One item that never ends is ended in its time; its chunk may take longer than one item."""
     got = []
     with pytest.raises(sysclone.TaskTimeout):
-        got.extend(executor.options(timeout=0.2).map(naps, range(10), chunksize=5))
+        got.extend(executor.options(timeout=0.6).map(naps, range(10), chunksize=5))
     assert got == list(range(5))
-    assert list(executor.options(timeout=0.2).map(slow, range(10), chunksize=10))
+    assert list(executor.options(timeout=0.6).map(slow, range(24), chunksize=24))
 
 
 def test_a_death_is_told_in_its_place():

@@ -544,6 +544,7 @@ def test_a_zygote_killed_in_the_midst_of_calls_loses_none(zygote):
     """However often the zygote is killed while threads call, each call gives its result, once, and none is left over."""
     count, stop = 40, threading.Event()
     results: list[object] = []
+    given = threading.Semaphore(0)
     with pipe() as (reading, writing):
 
         def calls():
@@ -554,12 +555,15 @@ def test_a_zygote_killed_in_the_midst_of_calls_loses_none(zygote):
                             lambda one, n: (os.write(one.fileno(), b"x"), n)[1], sysclone.Descriptor(writing), i
                         )
                     )
+                    given.release()
                 except ZygoteError as error:
                     results.append(None if "has not begun" in str(error) else error)
                     os.write(writing, b"x")
 
         def kills():
+            # At any moment of a call's, and of the next zygote's start, but not so often that none is ever ready.
             while not stop.wait(0.03):
+                given.acquire()
                 server = zygote._servers.get(os.getpid())
                 if server is not None:
                     try:
@@ -574,6 +578,7 @@ def test_a_zygote_killed_in_the_midst_of_calls_loses_none(zygote):
         for thread in callers:
             thread.join()
         stop.set()
+        given.release()
         killer.join()
         assert len(results) == 3 * count
         assert not [one for one in results if isinstance(one, ZygoteError)]

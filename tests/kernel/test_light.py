@@ -282,7 +282,7 @@ def test_a_cancel_stops_a_spinning_function(kind):
         began.wait()
         task.cancel()
         with pytest.raises(Cancelled):
-            task.result(5)
+            task.result(20)
 
 
 def test_a_time_limit_on_a_lock_is_told_as_it_is():
@@ -343,7 +343,8 @@ def test_a_thread_left_behind_leaves_no_zombie(verb):
         return os.getpid()
 
     pid = verb(leaves)
-    assert state(pid) == "Z"
+    while state(pid) != "Z":  # the result is there a moment before its thread has quite ended
+        os.sched_yield()
     assert os.listdir(f"/proc/{pid}/task") != [str(pid)]
     pidfd = os.pidfd_open(pid)
     try:

@@ -108,12 +108,12 @@ def test_job_control_works(tmp_path):
     """A shell there has job control: Ctrl-Z stops its job, fg puts it in the foreground again, and Ctrl-C reaches it."""
     # No child of its own: one that is stopped between vfork and exec holds its parent, who then cannot stop.
     (tmp_path / "job").write_text("""
-import os, signal, sys
-def says(word): return lambda *_: os.write(1, word.encode() + b"\\n") and word == "stopping" and sys.exit()
-signal.signal(signal.SIGCONT, says("resumed"))
-signal.signal(signal.SIGINT, says("stopping"))
+import signal
+# Waited for, and not handled: a handler that runs just before pause() would be asked only after it.
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCONT, signal.SIGINT])
 print("ready", flush=True)
-while True: signal.pause()
+while signal.sigwait([signal.SIGCONT, signal.SIGINT]) == signal.SIGCONT: print("resumed", flush=True)
+print("stopping", flush=True)
 """)
     shell = ["bash", "--norc", "--noprofile", "--noediting", "-i"]
     with Popen(shell, pty=True, env={**os.environ, "PS1": "", "PS2": ""}) as program:
@@ -177,6 +177,7 @@ def test_much_input_does_not_block():
 def test_a_time_limit_ends_it():
     """communicate with a timeout raises what was written, may be called again, and run kills."""
     with Popen(["sh", "-c", "echo begun; sleep 60"], pty=True) as program:
+        assert select.select([program.terminal], [], [], 20)[0]
         for _ in range(2):
             with pytest.raises(subprocess.TimeoutExpired) as caught:
                 program.communicate(timeout=0.2)

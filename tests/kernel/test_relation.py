@@ -156,7 +156,9 @@ def test_the_dead_share_nothing():
 def test_what_may_not_be_looked_at_is_unknown():
     """Nobody's relation to root's process is unknown in all but what nobody itself does not have."""
     code = "import sys; from sysclone import relation; print(*relation(int(sys.argv[1]), int(sys.argv[2])).as_dict().items())"
-    with subprocess.Popen([*AS_NOBODY, "cat"], stdin=subprocess.PIPE) as its:
+    becomes = [*AS_NOBODY, "sh", "-c", "echo; exec cat"]
+    with subprocess.Popen(becomes, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as its:
+        assert its.stdout.read(1) == b"\n"
         env = {**os.environ, "PYTHONPATH": str(SOURCES)}
         command = [*AS_NOBODY, sys.executable, "-c", code, str(os.getpid()), str(its.pid)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, env=env, cwd="/", check=False)

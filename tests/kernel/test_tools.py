@@ -199,7 +199,7 @@ def test_strace_follows_light_processes(script, tmp_path):
 def test_faulthandler_dumps_the_function():
     """A dump made inside shows the whole stack, and one made outside, or by the timer, shows the function too."""
     told = in_subprocess("""
-        import faulthandler, os, sys, sysclone, time
+        import faulthandler, os, sys, sysclone, tempfile, time
 
         def innermost():
             faulthandler.dump_traceback(sys.stdout, all_threads=False)
@@ -220,15 +220,21 @@ def test_faulthandler_dumps_the_function():
         os.write(w, b"x")
         task.result()
         print("later", flush=True)
-        faulthandler.dump_traceback_later(0.05, file=sys.stdout)
-        sysclone.call(time.sleep, 0.3)
-        faulthandler.cancel_dump_traceback_later()
-        print("end", flush=True)
+
+        def called():
+            while b"in called" not in os.pread(file.fileno(), 1 << 20, 0):
+                time.sleep(0.05)
+
+        with tempfile.TemporaryFile() as file:
+            faulthandler.dump_traceback_later(0.05, repeat=True, file=file)
+            sysclone.call(called)
+            faulthandler.cancel_dump_traceback_later()
+            print(os.pread(file.fileno(), 1 << 20, 0).decode())
     """)
     inside, outside, later = re.split(r"^outside$|^later$", told, flags=re.MULTILINE)
     assert re.search(r"in innermost\n(?:.*\n)*.*in caller", inside)
     assert "in waits" in outside
-    assert "Timeout" in later and "in call" in later
+    assert "Timeout" in later and re.search(r"in called\n(?:.*\n)*.*in <module>", later)
 
 
 def test_faulthandler_leaves_crashes_to_the_creator():

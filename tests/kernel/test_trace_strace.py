@@ -40,7 +40,7 @@ PROGRAMS = {
     "xargs": ["xargs", "-a", "source.c", "-n", "2", "-P", "3", "/bin/echo"],
     "tar": ["tar", "czf", "packed.tgz", "source.c"],
     "perl": ["perl", "-e", "print `date`; system(qq(true; false)); fork; wait"],
-    "a chain": ["setsid", "-w", "timeout", "5", "nice", "env", "-i", "A=1", "true"],
+    "a chain": ["setsid", "-w", "timeout", "50", "nice", "env", "-i", "A=1", "true"],
     "python's threads": [sys.executable, "-c", THREADS],
     "python's processes": [sys.executable, "-c", POOL],
     "python's subprocess": [sys.executable, "-c", SUBPROCESS],
