@@ -310,6 +310,8 @@ extern PyType_Spec sc_mapping_spec;
 PyObject *sc_address_of(PyObject *module, PyObject *object);
 PyObject *sc_exchange(PyObject *module, PyObject *args);
 PyObject *sc_socketpair(PyObject *module, PyObject *unused);
+PyObject *sc_packet_send(PyObject *module, PyObject *args);
+PyObject *sc_packet_receive(PyObject *module, PyObject *args);
 long sc_ranges_leave_out(PyObject *ranges);
 void sc_ranges_take_back(PyObject *ranges);
 bool sc_ranges_check(PyObject *ranges);

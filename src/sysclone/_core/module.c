@@ -53,6 +53,8 @@ static PyMethodDef sc_methods[] = {
     {"copied_call", sc_copied_call, METH_VARARGS, "copied_call(plan, way, page, ranges=()) -> (pid, pidfd, si_code, si_status)"},
     {"address_of", sc_address_of, METH_O, "address_of(buffer) -> (address, length)"},
     {"socketpair", sc_socketpair, METH_NOARGS, "socketpair(2), AF_UNIX, SOCK_SEQPACKET"},
+    {"packet_send", sc_packet_send, METH_VARARGS, "packet_send(fd, data): whole and at once"},
+    {"packet_receive", sc_packet_receive, METH_VARARGS, "packet_receive(fd, room) -> (data, fds)"},
     {"exchange", sc_exchange, METH_VARARGS, "exchange(buffer, index, expected, desired) -> the word that stood there"},
     {"kill_self_after", sc_kill_self_after, METH_VARARGS, "kill_self_after(nanoseconds)"},
     {"death_signal", sc_death_signal, METH_VARARGS, "death_signal(sig): PR_SET_PDEATHSIG of this process"},

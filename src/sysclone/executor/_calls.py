@@ -31,11 +31,12 @@ class Call:
         items: of a map, or None.
         many: whether each item is a tuple of arguments.
         packed: the call pickled, where it goes to a worker that is running already.
-        worker: who runs it, once somebody does.
+        worker: who has it, once somebody does.
+        offer: the number under which it was offered to that worker; 0 until then.
         tries: how often it went to a worker that did not begin with it.
     """
 
-    __slots__ = ("args", "fn", "future", "items", "kwargs", "many", "number", "options", "packed", "tries", "worker")
+    __slots__ = ("args", "fn", "future", "items", "kwargs", "many", "number", "offer", "options", "packed", "tries", "worker")
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class Call:
         self.number = next(_numbers)
         self.packed: Packed | None = None
         self.tries = 0
+        self.offer = 0
         self.worker: Worker | None = None
         wait = (lambda seconds: manager.help(self, seconds)) if manager.starts_here else None
         self.future: Future[Any] = Future(lambda: manager.cancelled(self), wait)
@@ -81,6 +83,11 @@ class Call:
             return None
         sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
         return main_module()
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it may go to a worker together with others."""
+        return self.packed is not None and _channel.is_small(self.packed)
 
     @property
     def each(self) -> bool:

@@ -1,6 +1,7 @@
-"""What goes between an executor and a warm worker: one packet a message, large data and fds in a letter beside it.
+"""What goes between an executor and a warm worker: packets of messages, large data and fds in a letter beside them.
 
-1. A packet is whole or not there: SOCK_SEQPACKET. Nobody ever reads half a message of a worker that was killed.
+1. A packet is whole or not there: SOCK_SEQPACKET. Nobody ever reads half a message of a worker that was killed. It holds
+   one message, or several calls that are small.
 2. What is larger than a packet lies in a memfd that goes with it (`_data.transport`): nothing has to be read before the writer
    can go on, so no two can wait for each other, and large buffers are the receiver's without a copy.
 3. Small calls are what there are most of: they are tried with the plain pickler first, which knows no fds and no views.
@@ -14,6 +15,7 @@ import pickle
 import socket
 import struct
 
+from .. import _core
 from .._data.result import RemoteTraceback
 from .._data.transport import LEAST_OUT_OF_BAND, Packed, pack_with, read_letter, receive_fds, send_fds, write_letter
 from .._data.transport import pack as pack_anything
@@ -35,10 +37,11 @@ UNPICKLABLE: Final = 3
 UNREADABLE: Final = 4
 STALE: Final = 5
 
-# The kind, whether it is a letter, how many fds come with it; then the call's number, a number that goes with it, and
-# the length of the data, or where the letter has its table and how long that is.
-_HEAD: Final = struct.Struct("=BBHIqdQ")
-_INLINE: Final = 32 * 1024
+# The kind, whether it is a letter, how many fds come with it; then the call's number, a number that goes with it, the
+# length of the data, or where the letter has its table and how long that is; and the number that the call is offered under.
+_HEAD: Final = struct.Struct("=BBHIqdQI")
+INLINE: Final = 32 * 1024
+"""Bytes of a message up to which it needs no letter, and of a packet of several."""
 _PACKET: Final = 64 * 1024
 
 
@@ -48,13 +51,6 @@ class Unreadable(Exception):
 
 class _Large(Exception):
     """There is a buffer that is to be out of band."""
-
-
-class _Sink:
-    __slots__ = ("write",)
-
-    def __init__(self, write: Callable[[Any], object]) -> None:
-        self.write = write
 
 
 def _in_band(buffer: pickle.PickleBuffer) -> bool:
@@ -79,14 +75,13 @@ def pack(value: object, by_value: bool = False) -> Packed:
     pickler = _cloudpickler() if by_value else None
     if pickler is not None:
         return pack_with(pickler, value)
-    chunks: list[Any] = []
     try:
-        pickle.Pickler(_Sink(chunks.append), 5, buffer_callback=_in_band).dump(value)
+        data = pickle.dumps(value, 5, buffer_callback=_in_band)
     except Exception:
         return pack_anything(value, _cloudpickler)
     packed = Packed()
-    packed.pieces = chunks
-    packed.length = sum(map(len, chunks))
+    packed.pieces.append(data)
+    packed.length = len(data)
     return packed
 
 
@@ -138,7 +133,17 @@ def restored(value: Any, pid: int | None) -> BaseException:
 # --- sending and receiving
 
 
-def send(sock: socket.socket, kind: int, number: int, extra: float, packed: Packed) -> None:
+def is_small(packed: Packed) -> bool:
+    """Whether it needs no letter."""
+    return packed.is_small and packed.length <= INLINE
+
+
+def small(kind: int, number: int, extra: float, packed: Packed, offer: int = 0) -> bytes:
+    """One message that needs no letter, for a packet of its own or with others."""
+    return b"".join((_HEAD.pack(kind, 0, 0, 0, number, extra, packed.length, offer), *packed.pieces))
+
+
+def send(sock: socket.socket, kind: int, number: int, extra: float, packed: Packed, offer: int = 0) -> None:
     """Send one message.
 
     Args:
@@ -146,19 +151,23 @@ def send(sock: socket.socket, kind: int, number: int, extra: float, packed: Pack
         kind: what it is.
         number: the call's.
         extra: a number that goes with it.
-        packed: its object, which is done with.
+        packed: its object; what is not small is done with.
+        offer: the number that the call is offered under.
 
     Raises:
         OSError: the other is gone, or there is no memory or fd for the data.
     """
-    if packed.is_small and packed.length <= _INLINE:
-        head = _HEAD.pack(kind, 0, 0, 0, number, extra, packed.length)
-        sock.sendmsg([head, *packed.pieces], [], socket.MSG_NOSIGNAL)
+    if is_small(packed):
+        data = small(kind, number, extra, packed, offer)
+        try:
+            _core.packet_send(sock.fileno(), data)
+        except BlockingIOError:
+            sock.sendmsg([data], [], socket.MSG_NOSIGNAL)
         return
     memfd, at, length = write_letter(packed)
     try:
         fds = [memfd, *packed.fds]
-        send_fds(sock.fileno(), fds, _HEAD.pack(kind, 1, len(fds), length, number, extra, at))
+        send_fds(sock, fds, _HEAD.pack(kind, 1, len(fds), length, number, extra, at, offer))
     finally:
         os.close(memfd)
         packed.close()
@@ -167,12 +176,13 @@ def send(sock: socket.socket, kind: int, number: int, extra: float, packed: Pack
 class Message:
     """One message that came: its object is unpickled by load()."""
 
-    __slots__ = ("_at", "_count", "_data", "_fds", "_length", "extra", "kind", "number")
+    __slots__ = ("_at", "_count", "_data", "_fds", "_length", "extra", "kind", "number", "offer")
 
-    def __init__(self, kind: int, number: int, extra: float, data: Any) -> None:
+    def __init__(self, kind: int, number: int, extra: float, offer: int, data: Any) -> None:
         self.kind = kind
         self.number = number
         self.extra = extra
+        self.offer = offer
         self._data = data
         self._fds: list[int] = []
         self._count = 0
@@ -195,23 +205,46 @@ class Message:
         return read_letter(fds, self._at, self._length)
 
 
-def receive(sock: socket.socket) -> Message | None:
-    """Receive one message; None when the other is gone.
+    def drop(self) -> None:
+        """Let go of it unread."""
+        fds, self._fds = self._fds, []
+        for fd in fds:
+            os.close(fd)
+
+
+def receive(sock: socket.socket, wait: bool = True) -> list[Message]:
+    """Receive a packet: the messages in it; none when the other is gone.
 
     Raises:
-        BlockingIOError: there is none, and the socket does not wait.
+        BlockingIOError: there is none, and it is not to be waited for.
     """
-    packet, fds = receive_fds(sock.fileno(), _PACKET)
-    if not packet:
-        return None
-    kind, letter, count, length, number, extra, at = _HEAD.unpack_from(packet)
-    message = Message(kind, number, extra, memoryview(packet)[_HEAD.size : _HEAD.size + (0 if letter else at)])
-    if letter:
-        message._count, message._length, message._at = count, length, at
-        while 0 < len(fds) < count:
-            more = receive_fds(sock.fileno(), 1)[1]
-            if not more:
-                break
-            fds += more
-        message._fds = fds
-    return message
+    try:
+        packet, fds = receive_fds(sock, _PACKET) if wait else _core.packet_receive(sock.fileno(), _PACKET)
+    except ConnectionResetError:
+        # Told once, where the other has gone and left something unread; what it had sent before comes after that.
+        packet, fds = receive_fds(sock, _PACKET)
+    found = []
+    at = 0
+    whole = memoryview(packet)
+    while at < len(packet):
+        kind, letter, count, length, number, extra, where, offer = _HEAD.unpack_from(packet, at)
+        at += _HEAD.size
+        if letter:
+            message = Message(kind, number, extra, offer, b"")
+            message._count, message._length, message._at = count, length, where
+            message._fds = _all_fds(sock, fds, count)
+        else:
+            message = Message(kind, number, extra, offer, whole[at : at + where])
+            at += where
+        found.append(message)
+    return found
+
+
+def _all_fds(sock: socket.socket, fds: list[int], count: int) -> list[int]:
+    """A letter's fds: those that came with it, and the rest of them in the packets behind."""
+    while 0 < len(fds) < count:
+        more = receive_fds(sock, 1)[1]
+        if not more:
+            break
+        fds += more
+    return fds

@@ -12,7 +12,7 @@ from . import _reasons
 from ._once import OnceLight
 from ._starts import Starts
 from ._state import RSS_PERIOD
-from ._workers import Outcome, Worker
+from ._workers import Answer, Outcome, Worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,37 +29,63 @@ class Ends(Starts):
     def on_answer(self, worker: Worker) -> None:
         """A warm worker has answered."""
         try:
-            outcome, why = worker.take()  # type: ignore[attr-defined]
-        except BlockingIOError:
-            return
-        except (EOFError, ConnectionResetError):
+            answers = worker.take()  # type: ignore[attr-defined]
+        except EOFError:
             self._unlisten(worker.fds()[0][0])  # its end of the socket is closed
             return
-        call = worker.call
-        if call is None:
+        if not answers:
             return
-        now = time.monotonic()
-        if outcome is None:
-            self._send_elsewhere(worker, call, why)
-            return
-        if outcome.exception is not None:
-            outcome.exception = _reasons.annotate(outcome.exception, call.options, worker.memory_by)
         with self._lock:
-            self._note_time(worker, call, now)
-            call.worker = None
-            self._rest(worker)
-        if self._pending:
+            ended = self._accept(worker, answers)
+            self._go_on(worker)
+        if self._pending or self._loaded:
             self._start_pending()  # the worker has the next call before anybody is told of this one
-        self._settle(call, outcome)
+        for call, outcome in ended:
+            self._settle(call, outcome)
 
-    def _send_elsewhere(self, worker: Worker, call: Call, why: str) -> None:
-        """A worker does not know the call's function: it was copied before that came to be. A new one will."""
-        with self._lock:
+    def _accept(self, worker: Worker, answers: list[Answer]) -> list[tuple[Call, Outcome]]:
+        """The calls that a worker's answers are about, in the order in which it has them; under the lock."""
+        ended: list[tuple[Call, Outcome]] = []
+        for answer in answers:
+            call = worker.call
+            if call is None or call.number != answer.number:
+                continue
+            worker.call = worker.ahead.popleft() if worker.ahead else None
+            call.worker = None
+            outcome = answer.outcome
+            if outcome is not None:
+                seconds = answer.seconds
+                self._note_time(call, time.monotonic() - worker.begun_at if seconds is None else seconds)
+                if outcome.exception is not None:
+                    outcome.exception = _reasons.annotate(outcome.exception, call.options, worker.memory_by)
+            else:
+                outcome = self._send_elsewhere(worker, call, answer.why)
+            if outcome is not None:
+                ended.append((call, outcome))
+        return ended
+
+    def _go_on(self, worker: Worker) -> None:
+        """A worker has answered and is at the next call, or is given one; under the lock."""
+        now = time.monotonic()
+        if worker.call is not None:
+            worker.ahead.appendleft(worker.call)
             worker.call = None
+        if self._loaded:
+            self._take_back_from_slow(now, but=worker)
+        if self._pending and not worker.why and worker.retired_at is None:
+            self._give_ahead(worker)
+        if not worker.ahead:
+            self._loaded.discard(worker)
+        self._next(worker, now)
+
+    def _send_elsewhere(self, worker: Worker, call: Call, why: str) -> Outcome | None:
+        """A worker does not know the call's function: it was copied before that came to be. A new one will."""
+        if worker.retired_at is None:
             self._retire(worker)
-            again = self._requeue(call)
-        if not again:
-            self._settle(call, Outcome(None, ResultError(f"the call came to a worker, but {why}", pid=worker.task.pid)))
+        self._take_back(worker)
+        if self._requeue(call):
+            return None
+        return Outcome(None, ResultError(f"the call came to a worker, but {why}", pid=worker.task.pid))
 
     def on_end(self, worker: Worker) -> None:
         """A process has ended."""
@@ -87,6 +113,8 @@ class Ends(Starts):
             worker.reap()
         else:
             outcome = worker.outcome(call.options, self._oom)
+        with self._lock:
+            self._take_back(worker)
         requeued = False
         if call is not None and outcome is not None and worker.died_before(outcome):
             with self._lock:
@@ -98,18 +126,19 @@ class Ends(Starts):
     def _last_answer(self, worker: Worker) -> None:
         """What it had answered before it ended."""
         try:
-            outcome, _ = worker.take()  # type: ignore[attr-defined]
-        except (BlockingIOError, EOFError, ConnectionResetError):
+            answers = worker.take()  # type: ignore[attr-defined]
+        except EOFError:
             return
-        if outcome is not None and worker.call is not None:
-            call, worker.call = worker.call, None
+        with self._lock:
+            ended = self._accept(worker, answers)
+        for call, outcome in ended:
             self._settle(call, outcome)
 
     def _bury(self, worker: Worker, call: Call | None) -> None:
         group = worker.group
         with self._lock:
             if call is not None:
-                self._note_time(worker, call, time.monotonic())
+                self._note_time(call, time.monotonic() - worker.begun_at)
             if worker.warm and worker.retired_at is None:
                 self.counts["lost"] += 1
             self._workers.discard(worker)
@@ -123,11 +152,25 @@ class Ends(Starts):
         while self._cancelled:
             call = self._cancelled.popleft()
             worker = call.worker
-            if worker is None or worker.call is not call:
+            if worker is None or not call.future.cancelled() or worker.ended:
                 continue
-            if call.future.cancelled() and not worker.ended:
-                worker.end("cancel")
+            with self._lock:
+                dropped = self._drop(call)
+            if not dropped and self._end(worker, call, "cancel"):
                 self._give_up_later(worker, call)
+
+    def _end(self, worker: Worker, call: Call, why: str) -> bool:
+        """End a worker that is at a call; False where it is not.
+
+        Nothing else may be lost by it: what it has ahead is taken back first, and if it has begun with any of that, then
+        its answer to this call is on its way.
+        """
+        with self._lock:
+            self._take_back(worker)
+            if worker.call is not call or worker.ahead:
+                return False
+        worker.end(why)
+        return True
 
     def _give_up_later(self, worker: Worker, call: Call) -> None:
         """A light process may not be able to end at this moment: its place is not to be lost for that."""
@@ -142,8 +185,7 @@ class Ends(Starts):
                     return
                 _, _, worker, call = heapq.heappop(self._late)
             if call is None:
-                if worker in self._workers:
-                    worker.end("retire")
+                self._end_retired(worker)
             elif worker.call is call and worker in self._workers and not worker.ended:
                 self._end_one(worker, call, now)
 
@@ -160,11 +202,22 @@ class Ends(Starts):
                 self._note_limit(worker, call, due)
             return
         state = _reasons.state_of(worker.task.pid)
-        worker.end("timeout")
+        if not self._end(worker, call, "timeout"):
+            return
         if not worker.copied:
             self._give_up_later(worker, call)
             return
         self._settle(call, Outcome(None, _reasons.of_timeout(worker.task.pid, timeout, False, state)))
+
+    def _end_retired(self, worker: Worker) -> None:
+        """A worker was told to end, and has not."""
+        if worker not in self._workers:
+            return
+        if worker.call is None:
+            worker.end("retire")
+            return
+        with self._lock:  # it had begun with a call before it heard of that
+            self._retire_later(worker)
 
     def _give_up(self, worker: Worker, call: Call) -> None:
         """A light process that cannot be stopped now: it goes on, and its place goes to another."""
@@ -189,7 +242,7 @@ class Ends(Starts):
             more = worker.rss_bytes() - worker.base_rss
             if more > limit:
                 worker.over = more
-                worker.end("memory")
+                self._end(worker, worker.call, "memory")
 
     def _close_groups(self) -> None:
         now = time.monotonic()

@@ -79,20 +79,34 @@ class Server:
             os.close(self._other)
         self._limits.apply()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=self._fd)
-        while True:
+        while self._serve_packet(sock):
+            pass
+        sock.detach()
+
+    def _serve_packet(self, sock: socket.socket) -> bool:
+        """The calls of one packet; False where there will be no more."""
+        try:
+            messages = _channel.receive(sock)
+        except OSError:
+            return False  # a function has closed it
+        if not messages:
+            return False
+        messages.reverse()
+        while messages:
+            message = messages.pop()
+            if message.kind == _channel.END:
+                return False
+            if not self._board.take(message.offer):
+                message.drop()
+                continue
             try:
-                message = _channel.receive(sock)
+                self._serve(sock, message)
             except OSError:
-                message = None  # a function has closed it
-            if message is None or message.kind == _channel.END:
-                sock.detach()
-                return
-            self._serve(sock, message)
-            del message
+                return False  # nobody hears what comes of the next one either
+        return True
 
     def _serve(self, sock: socket.socket, message: _channel.Message) -> None:
         number = message.number
-        self._board.begin(number, -1, time.monotonic())
         try:
             call = message.load()
         except _channel.Unreadable as e:
@@ -102,13 +116,16 @@ class Server:
             kind = _channel.STALE if isinstance(e, _NEEDS_CREATOR) else _channel.UNREADABLE
             _send_text(sock, kind, number, f"it came but cannot be unpickled: {type(e).__name__}: {e}")
             return
+        begin = time.monotonic()
+        self._board.begin(number, 0, begin)
         kind, value = self._run(call, message)
+        seconds = time.monotonic() - begin
         del call
         _flush()
         if kind == _channel.VALUE:
-            _send_value(sock, number, value)
+            _send_value(sock, number, seconds, value)
         else:
-            _send_exception(sock, number, value)
+            _send_exception(sock, number, seconds, value)
 
     def _run(self, call: Any, message: _channel.Message) -> tuple[int, Any]:
         cpu = message.extra
@@ -119,7 +136,6 @@ class Server:
             if message.kind == _channel.CHUNK:
                 return _channel.VALUE, self._chunk(number, cpu, *call)
             fn, args, kwargs = call
-            self._board.begin(number, 0, time.monotonic())
             return _channel.VALUE, fn(*args, **kwargs)
         except SystemExit as e:
             _exit(e)
@@ -135,7 +151,6 @@ class Server:
             if cpu > 0 and index:
                 start_cpu_clock(cpu, False)
 
-        self._board.begin(number, 0, time.monotonic())
         values, exception = run_chunk(fn, items, many, begin if each else None)
         return values, None if exception is None else portable(exception)
 
@@ -165,7 +180,7 @@ def _flush() -> None:
             pass
 
 
-def _send_value(sock: socket.socket, number: int, value: object) -> None:
+def _send_value(sock: socket.socket, number: int, seconds: float, value: object) -> None:
     try:
         packed = _channel.pack(value)
     except Exception as e:
@@ -173,7 +188,7 @@ def _send_value(sock: socket.socket, number: int, value: object) -> None:
         _send_text(sock, _channel.UNPICKLABLE, number, words)
         return
     try:
-        _channel.send(sock, _channel.VALUE, number, 0.0, packed)
+        _channel.send(sock, _channel.VALUE, number, seconds, packed)
     except OSError as e:
         text = f"the result of {packed.total} bytes could not be handed over: {e}"
         _send_text(sock, _channel.UNPICKLABLE, number, text)
@@ -195,19 +210,21 @@ def portable(exception: BaseException) -> tuple[str, Any, str]:
     return "raised", data, text
 
 
-def _send_exception(sock: socket.socket, number: int, exception: BaseException) -> None:
+def _send_exception(sock: socket.socket, number: int, seconds: float, exception: BaseException) -> None:
     try:
         packed = _channel.pack(portable(exception))
-        _channel.send(sock, _channel.RAISED, number, 0.0, packed)
+        _channel.send(sock, _channel.RAISED, number, seconds, packed)
     except OSError as e:
         _send_text(sock, _channel.UNPICKLABLE, number, f"the exception could not be handed over: {e}")
 
 
 def _send_text(sock: socket.socket, kind: int, number: int, text: str) -> None:
-    try:
-        _channel.send(sock, kind, number, 0.0, _channel.pack(text[:8192]))
-    except OSError:
-        return  # the executor is gone
+    """Say in words what has become of a call.
+
+    Raises:
+        OSError: the executor is gone, or a function has closed the socket.
+    """
+    _channel.send(sock, kind, number, 0.0, _channel.pack(text[:8192]))
 
 
 class LightServer:

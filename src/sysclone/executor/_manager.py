@@ -65,7 +65,8 @@ class Manager(Ends):
                 self._starting.add(call)
             elif worker is None:
                 self._pending.append(call)
-                self._poke()
+                if self._has_room() or any(self._idle.values()):
+                    self._poke()  # otherwise whoever is through with a call, or ends, is asked for the next one
         if worker is not None:
             self._hand(worker, call)
         elif here:
@@ -73,19 +74,27 @@ class Manager(Ends):
 
     def cancelled(self, call: Call) -> None:
         """A future was cancelled: called by its cancel(), in any thread."""
-        self._cancelled.append(call)
         with self._lock:
             self.counts["cancelled"] += 1
+            if self._drop(call):
+                if self._pending or self._closing:
+                    self._poke()
+                return
+            self._cancelled.append(call)
             self._poke()
 
     def close(self, cancel_pending: bool, cancel_running: bool) -> None:
         """Take no more calls."""
         with self._lock:
             self._closing = True
+            if cancel_pending or cancel_running:
+                for worker in list(self._loaded):
+                    self._take_back(worker)
             calls = list(self._pending) if cancel_pending or cancel_running else []
             if cancel_running:
                 calls += self._starting
                 calls += [worker.call for worker in self._workers if worker.call is not None]
+                calls += [call for worker in self._loaded for call in worker.ahead]
             self._poke()
         for call in calls:
             call.future.cancel()
@@ -135,7 +144,7 @@ class Manager(Ends):
                     self._look_at_memory()
                 if self._groups:
                     self._close_groups()
-                if self._pending:
+                if self._pending or self._loaded:
                     self._start_pending()
                 if self._closing and self._is_over():
                     break
@@ -168,7 +177,7 @@ class Manager(Ends):
         with self._lock:
             self._broken = e
             self._closing = True
-            calls = [*self._pending, *(worker.call for worker in self._workers if worker.call is not None)]
+            calls = [*self._waiting(), *(worker.call for worker in self._workers if worker.call is not None)]
             self._pending.clear()
         for worker in list(self._workers):
             try:

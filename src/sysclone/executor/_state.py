@@ -28,6 +28,7 @@ GROUP_PERIOD: Final = 0.02
 COUNTED: Final = ("submitted", "done", "failed", "cancelled", "timed_out", "started", "lost", "stuck")
 _RETIRE_PATIENCE: Final = 5.0
 _TRIES: Final = 3
+_LATE_ROOM: Final = 64
 READ: Final = select.EPOLLIN
 
 
@@ -70,6 +71,7 @@ class State:
         self._pending: deque[Call] = deque()
         self._idle: dict[Spec, list[Worker]] = {}
         self._workers: set[Worker] = set()
+        self._loaded: set[Worker] = set()
         self._starting: set[Call] = set()
         self._stuck: set[Worker] = set()
         self._cancelled: deque[Call] = deque()
@@ -102,11 +104,15 @@ class State:
                 "workers": len(self._workers),
                 "busy": busy,
                 "idle": len(self._workers) - busy,
-                "pending": sum(not call.future.done() for call in self._pending),
+                "pending": sum(not call.future.done() for call in self._waiting()),
                 **{name: self.counts[name] for name in COUNTED},
                 "run_seconds": self.run_seconds,
                 "memory_by": self.memory_by,
             }
+
+    def _waiting(self) -> list[Call]:
+        """Those that have not begun, as far as is known."""
+        return [*self._pending, *(call for worker in self._loaded for call in worker.ahead)]
 
     def forget(self) -> None:
         """In a copy of the process: close what is the other's. Nothing here works there but saying so."""
@@ -146,6 +152,7 @@ class State:
         worker.calls += 1
         worker.sending += 1
         call.worker = worker
+        call.offer = 0
         return worker
 
     def _hand(self, worker: Worker, call: Call) -> None:
@@ -173,12 +180,17 @@ class State:
             with self._lock:
                 if not worker.ended and worker.call is call:
                     self._rest(worker)
+                    if self._pending:
+                        self._poke()
 
     def _note_limit(self, worker: Worker, call: Call, when: float) -> None:
+        if len(self._late) > _LATE_ROOM * (1 + len(self._workers)):
+            self._late = [one for one in self._late if one[3] is None or one[2].call is one[3]]
+            heapq.heapify(self._late)
         self._late_count += 1
         earlier = not self._late or when < self._late[0][0]
         heapq.heappush(self._late, (when, self._late_count, worker, call))
-        if earlier:
+        if earlier and threading.current_thread() is not self.thread:
             self._poke()
 
     def _has_room(self) -> bool:
@@ -208,6 +220,9 @@ class State:
     def _retire(self, worker: Worker) -> None:
         """Tell a worker to end, and see that it does. Under the lock."""
         worker.retire()  # type: ignore[attr-defined]
+        self._retire_later(worker)
+
+    def _retire_later(self, worker: Worker) -> None:
         self._late_count += 1
         heapq.heappush(self._late, (time.monotonic() + _RETIRE_PATIENCE, self._late_count, worker, None))
 
@@ -217,14 +232,15 @@ class State:
         if call.tries > _TRIES:
             return False
         call.worker = None
-        call.packed = None  # what was sent is spent: its fds may be closed
+        if not call.is_small:
+            call.packed = None  # what was sent is spent: its fds may be closed
         call.future._withdraw()
         self._pending.appendleft(call)
         return True
 
-    def _note_time(self, worker: Worker, call: Call, now: float) -> None:
-        call.future.seconds = now - worker.begun_at
-        self.run_seconds += call.future.seconds
+    def _note_time(self, call: Call, seconds: float) -> None:
+        call.future.seconds = seconds
+        self.run_seconds += seconds
 
     def _settle(self, call: Call, outcome: Outcome) -> None:
         future = call.future

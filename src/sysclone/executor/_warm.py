@@ -6,22 +6,30 @@ import os
 import socket
 import time
 
-from .. import _call
+from .. import _call, _core
 from .._data.transport import Descriptor, Packed
 from .._errors import ResultError, TaskKilled, TaskLost
 from .._task.copied import CopiedTask
 from . import _channel, _reasons
 from ._board import Board
 from ._loop import LightServer, Server, run_chunk, serve_fresh
-from ._workers import Outcome, Worker, end_group, end_what_is_left, fresh_task, stripped
+from ._workers import Answer, Outcome, Worker, end_group, end_what_is_left, fresh_task, stripped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Sequence
+    from typing import Any, Final
 
     from .._task.light import LightTask
     from ._calls import Call
     from ._options import Options
+
+
+AHEAD_SECONDS: Final = 0.005
+"""What the calls that a worker has ahead may take together: as long as a thread waits for the GIL at most."""
+
+MOST_AHEAD: Final = 256
+_SLOWING: Final = 0.75
 
 
 class WarmCopied(Worker):
@@ -32,6 +40,8 @@ class WarmCopied(Worker):
 
     def _start(self, call: Call) -> None:
         self._board = Board(named=self.zygote is not None)
+        self._offers = 0
+        self._pace: float | None = None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock = ours
         ours.setblocking(False)
@@ -62,21 +72,63 @@ class WarmCopied(Worker):
             call.pack()
         assert call.packed is not None
         self.begun_at = time.monotonic()
-        _channel.send(self._sock, call.kind, call.number, call.options.cpu_seconds or 0.0, call.packed)
+        self._offer(call)
+        _channel.send(self._sock, call.kind, call.number, call.options.cpu_seconds or 0.0, call.packed, call.offer)
 
-    def take(self) -> tuple[Outcome | None, str]:
-        """Its answer, if there is one: what came of the call, or None and why it has to go to another worker.
+    def _offer(self, call: Call) -> None:
+        self._offers += 1
+        call.offer = self._offers
+        self._board.offer(call.offer)
+
+    def give_more(self, calls: Sequence[Call]) -> None:
+        """Hand it several small calls that it has ahead, in one packet.
 
         Raises:
-            BlockingIOError: there is none.
-            EOFError: its end of the socket is closed.
+            OSError: it is gone, or there is no memory for them.
         """
-        message = _channel.receive(self._sock)
-        if message is None:
-            raise EOFError
+        parts = []
+        for call in calls:
+            assert call.packed is not None
+            self._offer(call)
+            parts.append(
+                _channel.small(call.kind, call.number, call.options.cpu_seconds or 0.0, call.packed, call.offer)
+            )
+        _core.packet_send(self._sock.fileno(), b"".join(parts))
+
+    def room(self) -> int:
+        """As many as it will be through with before another thread has the GIL; none where each takes longer."""
+        return 0 if self._pace is None else min(MOST_AHEAD, int(AHEAD_SECONDS / max(self._pace, 1e-6)))
+
+    def take_back(self, call: Call) -> bool:
+        """By the offer."""
+        return self._board.take_back(call.offer)
+
+    def take(self) -> list[Answer]:
+        """Its answers, if there are any.
+
+        Raises:
+            EOFError: there are none, and its end of the socket is closed.
+        """
+        answers: list[Answer] = []
+        # More cannot come: not to find that out saves a call of the kernel's.
+        while len(answers) <= len(self.ahead):
+            try:
+                messages = _channel.receive(self._sock, wait=False)
+            except BlockingIOError:
+                break
+            if not messages and not answers:
+                raise EOFError
+            if not messages:
+                break
+            answers += [self._answer(message) for message in messages]
+        return answers
+
+    def _answer(self, message: _channel.Message) -> Answer:
         if message.kind == _channel.STALE:
-            return None, str(message.load())
-        return self._read(message), ""
+            return Answer(message.number, None, str(message.load()), None)
+        seconds = message.extra
+        self._pace = seconds if self._pace is None else max(seconds, self._pace * _SLOWING)
+        return Answer(message.number, self._read(message), "", seconds)
 
     def _read(self, message: _channel.Message) -> Outcome:
         pid = self.task.pid
@@ -134,7 +186,7 @@ class WarmCopied(Worker):
         """Whether it was killed before it took its call from the socket."""
         assert self.call is not None
         died = isinstance(outcome.exception, (TaskKilled, TaskLost)) and not self.why
-        return died and self._board.read()[0] != self.call.number
+        return died and self._board.is_open(self.call.offer)
 
     def close(self) -> None:
         """Let go of the task, the socket and the page."""
@@ -201,19 +253,18 @@ class WarmLight(Worker):
     def _begin(self, item: int) -> None:
         self._since[:] = [item, time.monotonic()]
 
-    def take(self) -> tuple[Outcome | None, str]:
-        """Its answer.
-
-        Raises:
-            BlockingIOError: there is none.
-        """
-        os.eventfd_read(self._outbox)
+    def take(self) -> list[Answer]:
+        """Its answer, if there is one."""
+        try:
+            os.eventfd_read(self._outbox)
+        except BlockingIOError:
+            return []
         answer, self._server.answer = self._server.answer, None
         assert answer is not None
+        assert self.call is not None
         kind, value = answer
-        if kind == _channel.VALUE:
-            return Outcome(value, None), ""
-        return Outcome(None, stripped(value)), ""
+        outcome = Outcome(value, None) if kind == _channel.VALUE else Outcome(None, stripped(value))
+        return [Answer(self.call.number, outcome, "", None)]
 
     def progress(self) -> tuple[int, float] | None:
         """The item and its moment, straight from the memory that is shared."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 
 from .. import _call, _core
 from .._errors import Cancelled, TaskExited, TaskFailed, TaskKilled, TaskLost, TaskTimeout
@@ -45,6 +46,18 @@ class Outcome:
         self.exception = exception
 
 
+class Answer:
+    """What a worker said of a call: what came of it, or None and why it has to go to another worker."""
+
+    __slots__ = ("number", "outcome", "seconds", "why")
+
+    def __init__(self, number: int, outcome: Outcome | None, why: str, seconds: float | None) -> None:
+        self.number = number
+        self.outcome = outcome
+        self.why = why
+        self.seconds = seconds
+
+
 class Worker:
     """One process.
 
@@ -55,7 +68,9 @@ class Worker:
         spec: what it is made with.
         zygote: whom a fresh one is cloned from.
         call: what it is at, or None.
-        begun_at: when it was given that (time.monotonic).
+        ahead: what it was given beyond that, in order. All but the first of these can be taken back at any time; the
+            first too, unless the worker has begun with it, and then its answer to the call before is on its way.
+        begun_at: when it came to what it is at (time.monotonic).
         calls: how many it has been given.
         why: why it is being ended: "timeout", "cancel", "memory", "retire", or empty.
         over: by how much its RSS was over the limit, where it is ended for that.
@@ -75,6 +90,7 @@ class Worker:
         self.spec = spec
         self.zygote = zygote
         self.call: Call | None = None
+        self.ahead: deque[Call] = deque()
         self.begun_at = 0.0
         self.calls = 0
         self.why = ""
@@ -120,6 +136,14 @@ class Worker:
     def progress(self) -> tuple[int, float] | None:
         """The item that it is at and since when; None where it does not tell."""
         return None
+
+    def room(self) -> int:
+        """How many calls it may have ahead."""
+        return 0
+
+    def take_back(self, call: Call) -> bool:
+        """Whether a call that it was given is not begun with, and now never will be. Under the lock."""
+        return False
 
     def end(self, why: str) -> None:
         """End it, whatever it is at."""
