@@ -108,3 +108,40 @@ def nested(kind):
     """An executor within a call of another."""
     with Executor(2, kind=kind) as inner:
         return sum(inner.map(add, range(5))), inner.submit(os.getppid).result(20.0) == os.getpid()
+
+
+# --- over named pipes and files, whose names are small enough to go to a worker ahead of its asking
+
+
+def waits_at(gate):
+    """Until somebody opens the named pipe for writing."""
+    os.close(os.open(gate, os.O_RDONLY))
+    return os.getpid()
+
+
+def tells_and_waits(told, gate):
+    """Write its pid into one named pipe, and wait at the other."""
+    fd = os.open(told, os.O_WRONLY)
+    os.write(fd, os.getpid().to_bytes(4, "little"))
+    os.close(fd)
+    return waits_at(gate)
+
+
+def tells_and_leaves(told, gate):
+    """The same, and then end the process."""
+    tells_and_waits(told, gate)
+    os._exit(3)
+
+
+def tells_and_closes(told, gate):
+    """The same, and then close the worker's own files."""
+    tells_and_waits(told, gate)
+    os.closerange(3, 256)
+
+
+def notes(path, word):
+    """Add a word and the pid to a file, in one write."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(fd, f"{word} {os.getpid()}\n".encode())
+    os.close(fd)
+    return os.getpid()

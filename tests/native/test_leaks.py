@@ -15,7 +15,7 @@ that is for the sanitizers to find."""
 CALLS = 300
 
 SETUP = """
-import ctypes, gc, mmap, os, resource, signal, sys
+import ctypes, gc, mmap, os, resource, signal, socket, sys
 import sysclone, sysclone._call, sysclone._popen.popen
 from sysclone import _core as core
 from sysclone import Context, Share
@@ -133,6 +133,22 @@ def timers():
         os._exit(0)
     reap(pid)
 
+def packets():
+    ours, theirs = core.socketpair()
+    core.packet_send(ours, b"x" * 2000)
+    data, fds = core.packet_receive(theirs, 65536)
+    assert (len(data), fds) == (2000, [])
+    with socket.socket(fileno=ours) as sender:
+        socket.send_fds(sender, [b"y"], [null] * 7)
+        data, fds = core.packet_receive(theirs, 65536)
+        [os.close(fd) for fd in fds]
+        assert (data, len(fds)) == (b"y", 7)
+        refused(core.packet_receive, theirs, 65536)
+        refused(core.packet_receive, theirs, 0)
+    assert core.packet_receive(theirs, 10) == (b"", [])
+    refused(core.packet_send, theirs, b"z")
+    os.close(theirs)
+
 HOOKS = (sysclone.Cancelled, sysclone._call._clone_failed, sysclone._call._ended, sysclone._call._absorb,
          sysclone._call._shield())
 
@@ -214,6 +230,8 @@ LOOPS = {
     "kill_self_after": "timers()",
     "light_call": "calls(bytes, 65536); calls(raises); calls(os._exit, 3); refused(core.light_call, light)",
     "light_rearm": "core.light_rearm(); core.light_call(light, core.light_rearm)",
+    "packet_receive": "packets()",
+    "packet_send": "packets(); refused(core.packet_send, null, b'x')",
     "pidfd_getfd": "os.close(core.pidfd_getfd(mine, null, 0)); refused(core.pidfd_getfd, mine, 9999, 0)",
     "pidfd_info": "core.pidfd_info(mine, 7); refused(core.pidfd_info, null, 7)",
     "pidfd_open": "os.close(core.pidfd_open(os.getpid(), 0)); refused(core.pidfd_open, -1, 0)",

@@ -36,7 +36,20 @@ class Call:
         tries: how often it went to a worker that did not begin with it.
     """
 
-    __slots__ = ("args", "fn", "future", "items", "kwargs", "many", "number", "offer", "options", "packed", "tries", "worker")
+    __slots__ = (
+        "args",
+        "fn",
+        "future",
+        "items",
+        "kwargs",
+        "many",
+        "number",
+        "offer",
+        "options",
+        "packed",
+        "tries",
+        "worker",
+    )
 
     def __init__(
         self,

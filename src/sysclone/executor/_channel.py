@@ -24,7 +24,6 @@ from .._errors import ResultError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any, Final
 
 CALL: Final = 1
@@ -203,7 +202,6 @@ class Message:
                 os.close(fd)
             raise Unreadable("the data did not arrive: likely no file descriptor is left (RLIMIT_NOFILE)")
         return read_letter(fds, self._at, self._length)
-
 
     def drop(self) -> None:
         """Let go of it unread."""

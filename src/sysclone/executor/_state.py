@@ -128,6 +128,9 @@ class State:
         for worker in self._workers:
             if worker.warm:
                 worker.forget()  # type: ignore[attr-defined]
+        # What the workers see is the other's too: nothing here may take a call back.
+        self._workers = set()
+        self._loaded = set()
 
     def _poke(self) -> None:
         """Wake the manager; under the lock, so that the eventfd is there."""

@@ -183,10 +183,9 @@ class WarmCopied(Worker):
         end_what_is_left(self.task)
 
     def died_before(self, outcome: Outcome) -> bool:
-        """Whether it was killed before it took its call from the socket."""
+        """Whether it ended before it took its call."""
         assert self.call is not None
-        died = isinstance(outcome.exception, (TaskKilled, TaskLost)) and not self.why
-        return died and self._board.is_open(self.call.offer)
+        return not self.why and self._board.is_open(self.call.offer)
 
     def close(self) -> None:
         """Let go of the task, the socket and the page."""

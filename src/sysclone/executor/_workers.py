@@ -170,7 +170,7 @@ class Worker:
         self.task.wait()
 
     def died_before(self, outcome: Outcome) -> bool:
-        """Whether it was killed before it began with its call."""
+        """Whether it ended before it began with its call."""
         return False
 
     def _reason(self, e: BaseException, options: Options, oom: _reasons.OomWatch) -> BaseException:
