@@ -107,7 +107,8 @@ def measured(rows: Sequence[harness.Row], sizes: Sequence[float], seconds: float
         for worker in workers:
             stack.callback(worker.close)
         for row in rows:
-            pairs = [(worker, report.Result(row, worker.gib)) for worker in workers]
+            chosen = workers[:1] if row.elsewhere else workers
+            pairs = [(worker, report.Result(row, worker.gib)) for worker in chosen]
             results += [result for _, result in pairs]
             for _ in range(TURNS):
                 for worker, result in pairs:

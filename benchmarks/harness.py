@@ -50,6 +50,9 @@ class Row:
         noise: How far above the target still counts, for targets of "not slower".
         flat: The greatest ratio of ours with memory resident to ours without; None where nothing is claimed.
         batch_ms: About how long one side runs before it is the other's turn.
+        rounds: The fewest rounds a turn; 1 for operations that take seconds, which are not tried out beforehand either.
+        elsewhere: Whether both sides are programs that measure themselves, at whatever size our own process is: such a
+            row is measured at one size.
     """
 
     name: str
@@ -59,6 +62,8 @@ class Row:
     noise: float = 0.0
     flat: float | None = None
     batch_ms: float = 1.0
+    rounds: int = LEAST_ROUNDS
+    elsewhere: bool = False
 
 
 @dataclass
@@ -161,17 +166,17 @@ def repeats(side: Side, batch_ms: float) -> int:
 
 
 def measure(row: Row, seconds: float) -> tuple[Samples, Samples]:
-    """Rounds of ours and of the other side for about ``seconds``, and never fewer than LEAST_ROUNDS."""
+    """Rounds of ours and of the other side for about ``seconds``, and never fewer than the row's own number."""
     ours, against = Samples(), Samples()
     gc.collect()
     gc.disable()  # as timeit does: a collection would land on whichever side is running
     try:
         turns = [
-            (ours, row.ours, repeats(row.ours, row.batch_ms)),
-            (against, row.against, repeats(row.against, row.batch_ms)),
+            (samples, side, repeats(side, row.batch_ms) if row.rounds > 1 else 1)
+            for samples, side in ((ours, row.ours), (against, row.against))
         ]
         end = time.monotonic() + seconds
-        while len(ours.rounds) < LEAST_ROUNDS or time.monotonic() < end:
+        while len(ours.rounds) < row.rounds or time.monotonic() < end:
             for samples, side, n in turns:
                 samples.take(side, n)
             turns.reverse()  # so that a drift of the machine favours neither

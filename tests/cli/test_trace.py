@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -180,6 +181,44 @@ while True:
         assert terminal.process.wait(20) == 7
 
 
+@pytest.mark.parametrize(
+    ("options", "outlives", "said"),
+    [(("-f", "tree"), True, "goes on"), (("--kill-on-exit",), False, "")],
+)
+def test_ctrl_c_when_the_program_has_ended(options, outlives, said, tmp_path):
+    """When the program has ended and left others, Ctrl-C ends the trace: it is written, and they live or die as asked."""
+    log, pipe = tmp_path / "log", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    script = f"trap '' INT HUP; (read x < {pipe}; echo $x; exit 1) & echo $!"
+    with Terminal("trace", "-o", str(log), *options, "--", "/bin/sh", "-c", script) as terminal:
+        left = int(terminal.line())
+        pidfd = os.pidfd_open(left)
+        assert terminal.process.poll() is None
+        wait_for_end(terminal.process.pid)
+        terminal.type(b"\x03")
+        assert terminal.process.wait(20) == 0
+        ended = bool(select.select([pidfd], [], [], 0 if outlives else 20)[0])
+        os.close(pidfd)
+        assert ended is not outlives
+        if outlives:
+            assert said in terminal.line()
+            pipe.write_text("alive\n")
+            assert terminal.line().strip() == "alive"
+    assert str(left) in log.read_text()
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait until the program that a `sysclone trace` started, which is its only child beside the tracer, has ended."""
+    deadline = time.monotonic() + 20
+    while True:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        states = [Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[0] for one in children]
+        if "Z" in states:
+            return
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
 def test_sigterm_is_passed_on():
     """SIGTERM reaches the program, and its end by it is ours."""
     with Started(
@@ -205,6 +244,7 @@ def test_the_whole_system(tmp_path):
     ours = [one for one in events if one.get("child") == child or one["pid"] == child]
 
     assert [one["call"] for one in ours] == ["task_newtask", "execve", "exit"]
+    assert [one["name"] for one in events if one["call"] == "attach" and one["pid"] == os.getpid()]
     assert ours[0]["pid"] == os.getpid()
     assert ours[1]["path"] == "/bin/true"
     assert [name for name in tracefs.leftovers() if name.startswith(f"sysclone-{command.pid}-")] == []

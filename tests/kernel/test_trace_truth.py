@@ -18,7 +18,7 @@ from features import requires
 from helpers import ended, in_subprocess
 
 import sysclone
-from sysclone import AttachEvent, CloneEvent, ExecEvent, ExitEvent, UnshareEvent, _core
+from sysclone import AttachEvent, CloneEvent, ExecEvent, ExitEvent, SyscloneError, UnshareEvent, _core
 from sysclone._trace import tracefs
 from sysclone.lowlevel import Clone
 
@@ -145,10 +145,10 @@ def test_an_untraced_child_is_traced_unharmed(compiled):
 
     assert trace.status.exit_code == 0
     assert Counter((one.call, str(one.flags)) for one in births if one.pid == trace.pid) == {
-        ("clone", "CLONE_UNTRACED"): 20,
+        ("clone", "CLONE_UNTRACED"): 40,
         ("clone3", "CLONE_UNTRACED"): 20,
     }
-    assert len(births) == 80
+    assert len(births) == 120
 
 
 # --- when the tracer goes
@@ -274,6 +274,65 @@ def test_reading_has_a_time_limit():
         trace.process.stdin.flush()
         assert select.select([trace], [], [], 20)[0]
         assert [one.call for one in trace][-1] == "exit"
+
+
+@requires("tracefs")
+@pytest.mark.parametrize("system", [False, True])
+def test_waking_who_reads(system):
+    """wake() ends a read that waits, from another thread, and is not forgotten where none waits yet."""
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        chosen = {"system": True, "only_failed": True} if system else {"pid": program.pid}
+        with sysclone.trace(**chosen) as trace:
+            while trace.read(0):
+                trace.take()
+            answers = []
+            reader = threading.Thread(target=lambda: answers.append(trace.read()))
+            reader.start()
+            trace.wake()
+            reader.join(20)
+            trace.wake()
+            answers.append(trace.read())
+            assert answers == [False, False]
+            assert trace.read(0) is False
+        program.stdin.close()
+        trace.wake()
+
+
+@requires("tracefs")
+def test_what_the_kernel_lost_is_told_where_it_was_lost():
+    """Of the whole system: with too small a buffer the loss is told, after what came before it, and reading goes on."""
+    with sysclone.trace(system=True) as trace:
+        trace._instance._write("buffer_size_kb", "4")
+        for _ in range(100):
+            subprocess.run(["/bin/sh", "-c", "/bin/true; /bin/true; /bin/true"], check=True)
+        told = []
+        with pytest.raises(SyscloneError, match=r"\d+ events are lost"):
+            until_the_end(trace, told)
+        assert trace.lost > 0
+        before = len(told)
+        subprocess.run(["/bin/true"], check=True)
+        assert trace.read(20)
+        assert len(told + trace.take()) > before
+
+
+def until_the_end(trace, told):
+    """Read what is there."""
+    while trace.read(1):
+        told += trace.take()
+
+
+def test_attaching_to_a_busy_program():
+    """A tree that makes tasks meanwhile is attached to without a word of those that ended, or that came by themselves."""
+    code = "for i in 1 2 3 4 5 6; do while :; do (:) & (:) & wait; done & done; wait"
+    with subprocess.Popen(["/bin/sh", "-c", code], start_new_session=True) as program:
+        try:
+            for _ in range(10):
+                with sysclone.trace(pid=program.pid, tree=True) as trace:
+                    while not any(isinstance(one, CloneEvent) for one in trace.take()):
+                        assert trace.read(20)
+                    assert trace.warnings == []
+        finally:
+            os.killpg(program.pid, signal.SIGKILL)
 
 
 def test_close_ends_another_threads_reading():

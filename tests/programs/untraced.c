@@ -24,7 +24,7 @@ one(long number, uint64_t first, uint64_t second)
         _exit(after != first ? 3 : pid < 0 ? 4 : 5);
     }
     if (after != first) return 1;
-    if (result < 0 || waitpid((pid_t)result, &status, 0) != result) return 2;
+    if (result < 0 || waitpid((pid_t)result, &status, __WALL) != result) return 2;
     return WIFEXITED(status) && WEXITSTATUS(status) == 5 ? 0 : 100 + WEXITSTATUS(status);
 }
 
@@ -34,6 +34,7 @@ main(void)
     struct clone_args args = {.flags = CLONE_UNTRACED, .exit_signal = SIGCHLD};
     for (int i = 0; i < 20; i++) {
         int wrong = one(SYS_clone, CLONE_UNTRACED | SIGCHLD, 0);
+        if (!wrong) wrong = one(SYS_clone, CLONE_UNTRACED, 0); /* without it nothing is left of the argument */
         if (!wrong) wrong = one(SYS_clone3, (uintptr_t)&args, sizeof args);
         if (wrong) return wrong;
     }

@@ -22,6 +22,7 @@ from sysclone._trace.events import (
 from sysclone._trace.html import page_data, write_html
 from sysclone._trace.lives import Lives, kind_of
 from sysclone._trace.summary import Summary, duration
+from sysclone._trace.text import line
 
 PTHREAD = int(Clone.VM | Clone.FS | Clone.FILES | Clone.SIGHAND | Clone.THREAD | Clone.SYSVSEM)
 
@@ -94,6 +95,18 @@ def test_names_are_of_programs():
     )
 
     assert [life.name for life in lives.all] == ["second", "first", "second", "old", "old"]
+
+
+def test_a_task_that_was_gone_when_it_was_met_is_called_after_its_creator():
+    """A task whose creator was killed in the call, and that had ended when it was looked at, has no empty name anywhere."""
+    gone = AttachEvent(1.2, 11, 11, "attach", "", (), 10)
+    stranger = AttachEvent(1.3, 12, 12, "attach", "")
+    lives = lived(execs(1.0, 10, "/bin/sh"), gone, stranger, ends(1.4, 11))
+
+    assert [life.name for life in lives.all] == ["sh", "sh", "?"]
+    assert [life.how_it_was_made() for life in lives.all] == ["the first program", *["its birth was not seen"] * 2]
+    assert {one["args"]["name"] for one in chrome_events(lives) if one["ph"] == "M"} == {"sh", "?"}
+    assert line(stranger) == "12    --- attached: ?, pid 12 ---"
 
 
 def test_stretches_tell_what_is_shared_still():

@@ -251,6 +251,15 @@ sc_look_up(sc_tracer *t)
     if (t->tasks.held && sc_now() >= t->next_hunt) sc_release_orphans(t);
 }
 
+/* Whether any task is traced, or (0: any) this one. One that was made by a task that is no more may not have stopped yet:
+   nothing is known of it, and it must not be left with the filter alone. */
+bool
+sc_is_traced(int32_t tid)
+{
+    int how = WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL;
+    return sc_raw5(SYS_waitid, tid ? P_PID : P_ALL, tid, 0, how, 0) != -ECHILD;
+}
+
 /* Until the first command there is nothing to wait for but it, and to die with the creating thread is right. */
 static void
 sc_wait_for_first_command(sc_tracer *t)
@@ -292,7 +301,7 @@ sc_tracer_main(void *tracer)
     sc_raw5(SYS_prctl, PR_SET_PDEATHSIG, SC_OWNER_SIGNAL, 0, 0, 0);
     if (sc_raw0(SYS_getppid) != t->owner) return 0;
     sc_obey(t);
-    while (t->tasks.count) {
+    while (t->tasks.count || sc_is_traced(0)) {
         if (t->listens ? t->tasks.count < SC_FEW_TASKS / 2 : t->tasks.count > SC_FEW_TASKS) sc_listen_to_children(t, !t->listens);
         if (t->listens) sc_wait_among_many(t);
         else sc_take_stop(t, -1, 0);

@@ -165,6 +165,7 @@ sc_ptrace(long request, int32_t tid, uintptr_t address, uintptr_t data)
     return sc_raw4(SYS_ptrace, request, tid, address, data);
 }
 
+bool sc_is_traced(int32_t tid);
 bool sc_makes_tasks(int call);
 void sc_system_call_stop(sc_tracer *t, sc_traced *task);
 void sc_made(sc_tracer *t, sc_traced *task, int event);

@@ -37,8 +37,9 @@ sc_note_clone(sc_traced *task, const sc_record *r, uint32_t arch)
     task->pidfd_at = modern ? s[1] : r->words[2];
     if (!(task->flags & CLONE_UNTRACED)) return;
     uint64_t flags = task->flags & ~(uint64_t)CLONE_UNTRACED;
+    /* The old call's flags may well be 0 without it; a copy of the struct is never there. */
     uint64_t value = modern ? sc_copy_struct(task->tid, r->words[0], (size_t)r->words[1], flags) : flags;
-    if (value && sc_set_argument(task->tid, arch, value)) {
+    if ((value || !modern) && sc_set_argument(task->tid, arch, value)) {
         task->argument = r->words[0];
         task->fix_argument = true;
     }
@@ -173,7 +174,9 @@ sc_made(sc_tracer *t, sc_traced *task, int event)
     sc_ptrace(PTRACE_GETEVENTMSG, task->tid, 0, (uintptr_t)&message);
     if (!task->in_call) sc_late_entry(t, task, event);
     sc_traced *child = sc_tasks_find(&t->tasks, (int32_t)message);
-    if (!child) child = sc_tasks_add(&t->tasks, (int32_t)message);
+    /* Without system-call stops a child may have been taken for an orphan (sc_release_orphans), and have ended by now. */
+    if (!child && (t->mode != SC_MODE_EVENTS || sc_is_traced((int32_t)message)))
+        child = sc_tasks_add(&t->tasks, (int32_t)message);
     sc_record *r = sc_queue_reserve(&t->queue, 0);
     r->kind = SC_DONE;
     r->tid = task->tid;

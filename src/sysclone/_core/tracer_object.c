@@ -17,6 +17,7 @@
 #ifndef PR_SET_PTRACER
 #define PR_SET_PTRACER 0x59616d61
 #endif
+#define SC_WOKEN (1ULL << 32)    /* what Trace.wake adds to the eventfd, where the tracer adds ones */
 #define SC_LOOK_AGAIN 100000000L /* nanoseconds: a tracer that was killed answers no command */
 
 typedef struct {
@@ -311,14 +312,15 @@ sc_take_records(sc_tracer *t, PyObject *list, Py_ssize_t limit)
     return true;
 }
 
-/* Whether there may be something to read; the wait is cut short by the tracer's end, expected or not. A signal that came
+/* Whether there may be something to read; the wait is cut short by the tracer's end, expected or not, and is over where
+   somebody wakes the reader. A signal that came
    before the wait ends it too: they are blocked until the wait has begun. -EINTR with an exception where a handler raised. */
 static long
 sc_wait_for_records(sc_tracer_object *self, int milliseconds)
 {
     struct pollfd fds[2] = {{.fd = self->tracer->event_fd, .events = POLLIN}, {.fd = self->pidfd, .events = POLLIN}};
     struct timespec limit = {.tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000L};
-    uint64_t told, open_mask;
+    uint64_t told = 0, open_mask;
     sc_signals_block(&open_mask);
     long answer = PyErr_CheckSignals() < 0 ? -EINTR : 0;
     if (answer == 0) {
@@ -328,7 +330,7 @@ sc_wait_for_records(sc_tracer_object *self, int milliseconds)
     }
     sc_signals_set(&open_mask);
     if (fds[0].revents && self->tracer) sc_raw3(SYS_read, fds[0].fd, &told, sizeof told);
-    return answer;
+    return answer > 0 && told >= SC_WOKEN ? 0 : answer;
 }
 
 /* read(milliseconds, limit) -> records; [] when the time is over; None when no task is left and all was read.

@@ -150,15 +150,22 @@ def attach(pid: int, threads: bool, tree: bool, mode: int, policy: Policy, kill_
     told = Trace(tracer, Builder(look), policy)
     seen: set[int] = set()
     try:
-        while new := [tid for tid in _wanted(pid, threads, tree) if tid not in seen]:
+        # A pass that found nobody who was not traced already has found all: who is made now, is made by one of those.
+        found = True
+        while found and (new := [tid for tid in _wanted(pid, threads, tree) if tid not in seen]):
             first = not seen
             seen.update(new)
             answers = dict(zip(new, tracer.follow(new), strict=True))
-            refused = {tid: errno for tid, errno in answers.items() if errno not in (0, ESRCH, EALREADY)}
-            if first and not any(errno == 0 for errno in answers.values()):
+            found = any(errno == 0 for errno in answers.values())
+            refused = {tid: e for tid, e in answers.items() if e not in (0, ESRCH, EALREADY)}
+            if first and not found:
                 errno = next(iter(answers.values()))
                 raise CloneError(errno, f"ptrace(PTRACE_SEIZE, {pid})", _why_not_attached(pid, errno))
-            told.warnings += [f"task {tid} could not be attached: {os.strerror(e)}" for tid, e in refused.items()]
+            told.warnings += [
+                f"task {tid} could not be attached: {os.strerror(e)}"
+                for tid, e in refused.items()
+                if _could_be_attached(tid, tracer.pid)
+            ]
         if not seen:
             raise CloneError(ESRCH, f"ptrace(PTRACE_SEIZE, {pid})", f"likely: there is no task {pid}")
     except ProcessLookupError as e:
@@ -169,6 +176,16 @@ def attach(pid: int, threads: bool, tree: bool, mode: int, policy: Policy, kill_
         told.close()
         raise
     return told
+
+
+def _could_be_attached(tid: int, tracer: int) -> bool:
+    """Whether a task that was refused is alive, and is not one that came to this tracer by itself, as its creator's child."""
+    try:
+        with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as file:
+            lines = dict(line.split(":", 1) for line in file)
+    except (OSError, ValueError):
+        return False
+    return lines["State"].split()[0] not in "ZX" and int(lines["TracerPid"]) != tracer
 
 
 def _wanted(pid: int, threads: bool, tree: bool) -> list[int]:

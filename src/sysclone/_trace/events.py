@@ -243,7 +243,7 @@ class ExitEvent(NamedTuple):
         """How it ended."""
         if self.superseded_by is not None:
             return Status.unknown(f"thread {self.superseded_by} of its process called exec")
-        return Status.unknown("its end was not seen") if self.word is None else Status.from_wait(self.word)
+        return Status.unknown("how it ended was not seen") if self.word is None else Status.from_wait(self.word)
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain data for JSON. `result` is subprocess's number: the exit code, or minus the signal."""

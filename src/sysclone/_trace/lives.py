@@ -104,7 +104,7 @@ class Life:
             program = next((one for one in reversed(life.execs) if one.time <= before), None)
             if program is not None:
                 return program_name(program)
-            if isinstance(life.birth, AttachEvent):
+            if isinstance(life.birth, AttachEvent) and life.birth.name:  # one that was gone when it was met has none
                 return life.birth.name
             before, life = life.began, life.creator
         return "?"
@@ -122,7 +122,8 @@ class Life:
         """The call with its flags, in the kernel's names."""
         if isinstance(self.birth, CloneEvent):
             return f"{self.birth.call}({flags_of(self.birth)})"
-        return "was there before the trace" if isinstance(self.birth, AttachEvent) else "the first program"
+        is_first = self.birth is None and not self.place and self.execs and self.execs[0].time == self.began
+        return "the first program" if is_first else "its birth was not seen"
 
     def how_it_ended(self) -> str:
         """Its status in words."""

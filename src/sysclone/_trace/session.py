@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 KILL, DETACH, KEEP = 2, 3, 4
 BATCH: Final = 512
 _SECONDS_TO_END: Final = 10.0
+_WOKEN: Final = 1 << 32  # as in _core/tracer_object.c
 
 
 class Trace:
@@ -41,7 +42,7 @@ class Trace:
         self._builder = builder
         self._policy = policy
         self._ready: deque[Event] = deque()
-        self._ended = self._died = False
+        self._ended = self._died = self._woken = False
         self._stops = 0
         self._owner = os.getpid()
         self.process: Popen | None = None
@@ -100,7 +101,8 @@ class Trace:
         """Wait until there are events to take, at most timeout seconds.
 
         Returns:
-            True when there are, False when the time was over, None when the trace has ended and all were taken.
+            True when there are, False when the time was over or wake() was called, None when the trace has ended and all
+            were taken.
 
         Raises:
             SyscloneError: the tracer was killed: what came after is not known.
@@ -111,6 +113,9 @@ class Trace:
             return None
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._ready:
+            if self._woken:
+                self._woken = False
+                return False
             left = -1 if deadline is None else max(0, int(1000 * (deadline - time.monotonic())))
             try:
                 records = self._tracer.read(left, BATCH)
@@ -126,9 +131,20 @@ class Trace:
                     self.process.wait()
                 return None
             self._ready.extend(self._policy.chosen(self._builder.feed(records)))
-            if not records:
+            if not records and not self._woken:
                 return False
         return True
+
+    def wake(self) -> None:
+        """Have a read() that waits, or else the next one that would, answer False: from a signal's handler, another thread."""
+        self._woken = True
+        if not self._ended:
+            self._write_wake()
+
+    def _write_wake(self) -> None:
+        fd = self._tracer.fd
+        if fd >= 0:  # else another thread has just closed it
+            os.eventfd_write(fd, _WOKEN)
 
     def _tracer_died(self) -> NoReturn:
         pid = self._tracer.pid

@@ -8,7 +8,8 @@ from collections import deque
 
 from .._errors import SyscloneError
 from .._flags import Clone
-from .events import CloneEvent, ExecEvent, ExitEvent
+from .begin import look
+from .events import AttachEvent, CloneEvent, ExecEvent, ExitEvent
 from .session import Trace
 from .tracefs import Instance, Record
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from .policy import Policy
 
 _THREAD = int(Clone.THREAD)
+
+
+class EventsLost(SyscloneError):
+    """The kernel's buffer was full; what comes after can still be read."""
 
 
 class SystemTrace(Trace):
@@ -32,7 +37,9 @@ class SystemTrace(Trace):
         self._instance = Instance()
         self._policy = policy
         self._ready: deque[Event] = deque()
-        self._ended = self._died = False
+        self._ended = self._died = self._woken = False
+        self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._records: deque[Record] = deque()
         self._owner = os.getpid()
         self._process: dict[int, int] = {}
         self.process = None
@@ -70,13 +77,36 @@ class SystemTrace(Trace):
         while not self._ready:
             if self._ended:
                 return None
+            if self._woken:
+                self._woken = False
+                return False
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            records = self._instance.read(left)
-            events = [event for record in records if (event := self._event(record)) is not None]
-            self._ready.extend(self._policy.chosen(events))
-            if not records and deadline is not None and time.monotonic() >= deadline:
+            if not self._records:
+                self._records.extend(self._instance.read(left, self._waker))
+            some = bool(self._records)
+            self._ready.extend(self._policy.chosen(self._events()))
+            if not some and deadline is not None and time.monotonic() >= deadline:
                 return False
         return True
+
+    def _events(self) -> list[Event]:
+        """Of the records that are there, up to the next loss; a loss itself is raised when it is the first."""
+        events: list[Event] = []
+        while self._records:
+            record = self._records[0]
+            if record.kind == "lost":
+                if events:
+                    break
+                self._records.popleft()
+                self.lost += record.other
+                raise EventsLost(f"the kernel's buffer was full: {record.other} events are lost; {self.lost} in all")
+            events += self._introduction(record)
+            events += self._event(record)
+            self._records.popleft()
+        return events
+
+    def _write_wake(self) -> None:
+        os.eventfd_write(self._waker, 1)
 
     def close(self) -> None:
         """Remove the instance. Closing twice is no error."""
@@ -84,39 +114,42 @@ class SystemTrace(Trace):
         if not self._ended:
             self._ended = True
             self._instance.close()
+            os.close(self._waker)
 
     def detach(self) -> None:
         """The same as close."""
         self.close()
 
-    def _event(self, record: Record) -> Event | None:
+    def _introduction(self, record: Record) -> list[Event]:
+        """Of a task that was there before: what it is, once, before what it does."""
+        tid = record.other if record.kind == "sched_process_exec" else record.tid
+        if tid in self._process:
+            return []
+        status = _status(tid)
+        pid = self._process[tid] = status.get("Tgid", tid)
+        argv = look(tid)[1] if status else ()
+        return [AttachEvent(record.when, pid, tid, "attach", record.by, argv, status.get("PPid", 0))]
+
+    def _event(self, record: Record) -> list[Event]:
         if record.kind == "task_newtask":
-            pid = self._process_of(record.tid)
+            pid = self._process[record.tid]
             self._process[record.other] = pid if record.flags & _THREAD else record.other
             struct = (record.flags, *(0,) * 10)
-            return CloneEvent(
-                record.when, pid, record.tid, record.kind, struct, child=record.other, result=record.other
-            )
+            return [
+                CloneEvent(record.when, pid, record.tid, record.kind, struct, child=record.other, result=record.other)
+            ]
         if record.kind == "sched_process_exec":
             self._process.pop(record.other, None)
             self._process[record.tid] = record.tid
-            return ExecEvent(record.when, record.tid, record.other, "execve", record.name, None, result=0)
-        if record.kind == "sched_process_exit":
-            pid = self._process_of(record.tid)
-            self._process.pop(record.tid, None)
-            return ExitEvent(record.when, pid, record.tid, "exit", None)
-        self.lost += record.other
-        raise SyscloneError(f"the kernel's buffer was full: {record.other} events are lost; {self.lost} in all")
+            return [ExecEvent(record.when, record.tid, record.other, "execve", record.name, None, result=0)]
+        return [ExitEvent(record.when, self._process.pop(record.tid), record.tid, "exit", None)]
 
-    def _process_of(self, tid: int) -> int:
-        """A task's process: as its birth told, or as /proc still knows it; else the task itself."""
-        pid = self._process.get(tid)
-        if pid is None:
-            pid = tid
-            try:
-                with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as file:
-                    pid = next(int(line.split()[1]) for line in file if line.startswith("Tgid:"))
-            except (OSError, StopIteration):
-                pass
-            self._process[tid] = pid
-        return pid
+
+def _status(tid: int) -> dict[str, int]:
+    """A task's process and its parent, as /proc still knows them; empty where it has gone."""
+    try:
+        with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return {name: int(lines[name]) for name in ("Tgid", "PPid")}
+    except (OSError, ValueError, KeyError):
+        return {}

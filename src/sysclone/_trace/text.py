@@ -42,7 +42,7 @@ def words(event: Event) -> str:
         return _exit(event)
     if isinstance(event, AttachEvent):
         argv = f" [{', '.join(quote(one) for one in event.argv)}]" if event.argv else ""
-        return f"--- attached: {event.name}, pid {event.pid}{argv} ---"
+        return f"--- attached: {event.name or '?'}, pid {event.pid}{argv} ---"
     outcome = _outcome(event.result, event.errno)
     if outcome is None:
         return f"{event.call}({_arguments(event)} <unfinished ...>) = ?"

@@ -50,17 +50,21 @@ class Record:
         other: the new task, or exec's former id; how many were lost.
         flags: of a new task, as the kernel has them: without the exit signal.
         name: the program's file, or the task's name.
+        by: the name of the task that did it, as it was called then.
     """
 
-    __slots__ = ("flags", "kind", "name", "other", "tid", "when")
+    __slots__ = ("by", "flags", "kind", "name", "other", "tid", "when")
 
-    def __init__(self, kind: str, when: float, tid: int, other: int, flags: int = 0, name: str = "") -> None:
+    def __init__(
+        self, kind: str, when: float, tid: int, other: int, flags: int = 0, name: str = "", by: str = ""
+    ) -> None:
         self.kind = kind
         self.when = when
         self.tid = tid
         self.other = other
         self.flags = flags
         self.name = name
+        self.by = by
 
 
 def parse(line: bytes) -> Record | None:
@@ -71,13 +75,14 @@ def parse(line: bytes) -> Record | None:
     found = _LINE.match(line)
     if not found:
         return None
+    by = os.fsdecode(found[1])
     tid, when, kind, rest = int(found[2]), int(found[3]) + int(found[4]) / 10 ** len(found[4]), found[5], found[6]
     if kind == b"task_newtask" and (made := _NEWTASK.match(rest)):
-        return Record("task_newtask", when, tid, int(made[1]), int(made[3], 16), os.fsdecode(made[2]))
+        return Record("task_newtask", when, tid, int(made[1]), int(made[3], 16), os.fsdecode(made[2]), by)
     if kind == b"sched_process_exec" and (began := _EXEC.match(rest)):
-        return Record("sched_process_exec", when, int(began[2]), int(began[3]), 0, os.fsdecode(began[1]))
+        return Record("sched_process_exec", when, int(began[2]), int(began[3]), 0, os.fsdecode(began[1]), by)
     if kind == b"sched_process_exit" and (ended := _EXIT.match(rest)):
-        return Record("sched_process_exit", when, int(ended[2]), 0, 0, os.fsdecode(ended[1]))
+        return Record("sched_process_exit", when, int(ended[2]), 0, 0, os.fsdecode(ended[1]), by)
     return None
 
 
@@ -136,11 +141,12 @@ class Instance:
         """The pipe, the instance's own: readable when there is something."""
         return self._pipe
 
-    def read(self, timeout: float | None) -> list[Record]:
-        """What is there, waiting for something at most timeout seconds; an empty list when that is over."""
-        if not select.select([self._pipe], [], [], timeout)[0]:
-            return []
-        return self.drain()
+    def read(self, timeout: float | None, waker: int) -> list[Record]:
+        """What is there, waiting for something at most timeout seconds, or until the eventfd is written; then, an empty list."""
+        found = select.select([self._pipe, waker], [], [], timeout)[0]
+        if waker in found:
+            os.eventfd_read(waker)
+        return self.drain() if self._pipe in found else []
 
     def drain(self) -> list[Record]:
         """What is there, without waiting."""

@@ -175,7 +175,7 @@ def made(node: Node) -> str:
         text = f"{node.program.path} [{', '.join(shown)}]"
         return text if len(text) <= 2 * _WORDS else text[: 2 * _WORDS - 1] + "…"
     if isinstance(node.birth, AttachEvent):
-        return f"attached: {node.birth.name}" + (f", a thread of {node.pid}" if node.tid != node.pid else "")
+        return f"attached: {node.birth.name or '?'}" + (f", a thread of {node.pid}" if node.tid != node.pid else "")
     if node.birth is None:
         return "was there before"
     flags = int(node.birth.flags)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import signal
 import sys
 
@@ -17,8 +18,8 @@ from .._trace.policy import FOLLOW
 from .._trace.text import line
 from .._trace.trace import trace
 from .._trace.tree import Family, lines
-from ._relay import Relay, Target
-from ._tell import FAILED, Warnings, complain, exit_code
+from ._relay import ENDING, Relay, Target
+from ._tell import BY_SIGNAL, FAILED, Warnings, complain, exit_code
 from ._trace_pictures import AtTheEnd, ChromeWriter, HtmlWriter, JsonSummaryWriter, SummaryWriter
 from .run import refused
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final, TextIO
 
+    from .._popen.popen import Popen
     from .._trace.events import Event
     from .._trace.session import Trace
 
@@ -65,6 +67,47 @@ class TreeWriter:
         """Write the tree."""
         self._out.write("".join(f"{one}\n" for one in lines(self._family.roots)))
         self._out.flush()
+
+
+class Interrupt:
+    """Ends the reading of a trace, from a signal's handler or another thread; what was read by then is still written."""
+
+    def __init__(self, told: Trace) -> None:
+        self._told = told
+        self.number: int = 0
+
+    def ask(self, number: int, _frame: object = None) -> None:
+        """End it, because of a signal."""
+        self.number = number
+        self._told.wake()
+
+    def handle(self, *numbers: int) -> None:
+        """These signals end it."""
+        for number in numbers:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self.ask)
+
+
+class Program(Target):
+    """The program. When it has ended and others of the trace have not, what would end it ends the trace."""
+
+    def __init__(self, process: Popen, interrupt: Interrupt) -> None:
+        super().__init__(process.pid, process.pidfd, False)
+        self._interrupt = interrupt
+
+    def has_terminal(self, number: int) -> bool:
+        """Whether it has got a signal of the terminal's itself."""
+        return not self._has_ended() and super().has_terminal(number)
+
+    def send(self, number: int, name: str) -> None:
+        """Send it a signal, or end the trace."""
+        if number in ENDING and self._has_ended():
+            self._interrupt.ask(number)
+        else:
+            super().send(number, name)
+
+    def _has_ended(self) -> bool:
+        return bool(select.select([self._pidfd], [], [], 0)[0])
 
 
 def _json(event: Event) -> str:
@@ -188,48 +231,58 @@ def _started(args: argparse.Namespace, command: list[str], writer: AnyWriter, ch
     with told:
         process = told.process
         assert process is not None
-        relay.begin(Target(process.pid, process.pidfd, False))
-        _write_all(told, writer)
+        interrupt = Interrupt(told)
+        relay.begin(Program(process, interrupt))
+        _write_all(told, writer, interrupt)
+        if interrupt.number and not args.kill_on_exit:
+            complain(NAME, f"{command[0]} has ended; what it left goes on, and is not told of any more")
+            told.detach()
         process.wait()
         return exit_code(NAME, process.status)
 
 
 def _attached(args: argparse.Namespace, writer: AnyWriter, chosen: dict[str, Any]) -> int:
+    """Until the last has ended, or a signal."""
     with trace(pid=args.pid, threads=not args.no_threads, tree=args.attach_tree, **chosen) as told:
+        interrupt = Interrupt(told)
+        interrupt.handle(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         if not args.every_call:
             complain(
                 NAME, "not seen without --every-call: calls that fail, unshare, setns, children with CLONE_UNTRACED"
             )
         for warning in told.warnings:
             complain(NAME, f"warning: {warning}")
-        try:
-            _write_all(told, writer)
-        except KeyboardInterrupt:
-            writer.end()
-            raise
-    return 0
+        _write_all(told, writer, interrupt)
+        return BY_SIGNAL + interrupt.number if interrupt.number else 0
 
 
 def _system(args: argparse.Namespace, writer: AnyWriter) -> int:
-    """Until Ctrl-C or SIGTERM, which is this command's ordinary end."""
+    """Until a signal, which is this command's ordinary end."""
+    from .._trace.system import EventsLost
+
     chosen = {name: getattr(args, name) for name in ("follow", "depth", "only_failed")}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.default_int_handler)
     with trace(system=True, **chosen) as told:
+        interrupt = Interrupt(told)
+        interrupt.handle(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         complain(NAME, "not seen with --system: calls that fail, unshare, setns, arguments, how tasks end")
-        try:
-            _write_all(told, writer)
-        except KeyboardInterrupt:
-            writer.end()
-    return 0
+        return _write_all(told, writer, interrupt, EventsLost)
 
 
-def _write_all(told: Trace, writer: AnyWriter) -> None:
+def _write_all(told: Trace, writer: AnyWriter, interrupt: Interrupt, said: type[Exception] | tuple[()] = ()) -> int:
+    """Write events until the end or a signal, and say what errors of that kind say; answers whether there were none."""
     if isinstance(writer, AtTheEnd):
         writer.epoch = told.epoch
-    while told.read():
+    answer = 0
+    while not interrupt.number:
+        try:
+            if told.read() is None:
+                break
+        except said as e:
+            complain(NAME, f"warning: {e}")
+            answer = FAILED
         writer.write(told.take())
     writer.end()
+    return answer
 
 
 def _count(text: str) -> int:
