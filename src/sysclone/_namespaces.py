@@ -155,7 +155,7 @@ class Namespaces:
         return self
 
     def _only(self, kinds: Namespace) -> Namespaces:
-        return _Borrowed({kind: fd for kind, fd in self._fds.items() if kind in kinds})
+        return Borrowed({kind: fd for kind, fd in self._fds.items() if kind in kinds})
 
     def _add(self, target: Any, kinds: Namespace) -> None:
         if isinstance(target, int) and not isinstance(target, bool):
@@ -320,7 +320,7 @@ class Namespaces:
         raise TypeError("Namespaces are fds of this process: hand them to another one as fds (socket.send_fds)")
 
 
-class _Borrowed(Namespaces):
+class Borrowed(Namespaces):
     """Some of another's fds, which it does not close."""
 
     def __init__(self, fds: dict[Namespace, int]) -> None:

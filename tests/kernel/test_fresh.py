@@ -484,8 +484,6 @@ def test_a_setup_that_cannot_be_pickled_is_refused(kept):
 
 
 REFUSED = {
-    "cwd": Context(cwd=0),
-    "parent_death_signal": Context(parent_death_signal=9),
     "share": Context(share=Share.FILES),
     "memory": Context.light(),
     "parent": Context(parent="sibling"),
@@ -881,3 +879,89 @@ def test_the_interpreters_end_closes_it():
         print(zygote.call(len, "abc"))
     """)
     assert done == "3\n"
+
+
+# --- what of the caller's it may have as of the call
+
+
+def test_environment_umask_and_limits_are_the_callers_if_asked(monkeypatch):
+    """With environment, umask and limits they are those of the call's moment; without, those of the zygote's start."""
+    import resource
+
+    def look():
+        umask = os.umask(0)
+        return (
+            os.environ.get("OF_THE_MOMENT"),
+            umask,
+            resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            "PATH" in os.environ,
+        )
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Zygote() as plain, Zygote(environment=True, umask=True, limits=True) as asked:
+        monkeypatch.setenv("OF_THE_MOMENT", "é" * 50_000)
+        umask = os.umask(0o37)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before[0] - 10, before[1]))
+        try:
+            assert plain.call(look) == (None, umask, before[0], True)
+            assert asked.call(look) == ("é" * 50_000, 0o37, before[0] - 10, True)
+            own = Context(environment={"OF_THE_MOMENT": "other"}, umask=0o11, limits={"NOFILE": 77})
+            assert asked.call_in(own, look) == ("other", 0o11, 77, False)
+            monkeypatch.delenv("OF_THE_MOMENT")
+            assert asked.call(look)[0] is None
+            assert not asked.call(lambda: os.system("exit ${OF_THE_MOMENT:+1}"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            os.umask(umask)
+
+
+def test_a_limit_that_cannot_be_had_is_told():
+    """A hard limit above the zygote's is an error of that call where CAP_SYS_RESOURCE is missing, and the zygote serves on."""
+    import resource
+
+    status = Path("/proc/self/status").read_text()
+    capable = int(status.partition("CapEff:")[2].split()[0], 16) >> 24 & 1
+    with Zygote(limits=True) as zygote:
+        here = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.prlimit(zygote.pid, resource.RLIMIT_NOFILE, (100, 100))
+        if capable:
+            assert zygote.call(resource.getrlimit, resource.RLIMIT_NOFILE) == here
+        else:
+            with pytest.raises(sysclone.CloneError, match=rf"setrlimit\({resource.RLIMIT_NOFILE}, .*EPERM"):
+                zygote.call(int)
+            with pytest.raises(sysclone.CloneError):
+                zygote.call(int)
+        assert state(zygote.pid)
+
+
+def test_sixteen_threads_at_once(kept):
+    """The calls of sixteen threads run side by side: none is done before all have begun."""
+    with pipe() as (reading, writing), pipe() as (wait, go_on):
+        out, gate = sysclone.Descriptor(writing), sysclone.Descriptor(wait)
+        meet = threading.Barrier(16)
+        answers = []
+
+        def calls():
+            meet.wait()
+            # Each waits until all sixteen run.
+            answers.append(kept.call(fresh_helper.tell_and_read, out, gate))
+
+        threads = [threading.Thread(target=calls) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        told = b""
+        while len(told) < 16:
+            told += os.read(reading, 16)
+        os.write(go_on, b"g" * 16)
+        for thread in threads:
+            thread.join()
+        assert answers == [b"g"] * 16
+
+
+def test_a_setup_that_does_not_end_keeps_nobody_waiting(kept):
+    """The zygote has answered before the steps begin: other calls come and go meanwhile, and its own can be cancelled."""
+    with kept.start_in(Context(setup=signal.pause), int) as task:
+        assert [kept.call(len, "abc") for _ in range(5)] == [3] * 5
+        assert not task.done()
+        task.cancel()
+        assert task.wait().signal == signal.SIGKILL

@@ -204,29 +204,6 @@ def _is_placed_over(context: Description) -> str:
     return ""
 
 
-def _borrows(field: str) -> Rule:
-    def rule(context: Description) -> str:
-        return (
-            "a fresh process has not its caller's fds: a path is needed"
-            if isinstance(getattr(context, field), int)
-            else ""
-        )
-
-    return rule
-
-
-def _binds_fds(context: Description) -> str:
-    return "a fresh process has not its caller's fds" if any(isinstance(m.source, int) for m in context.mounts) else ""
-
-
-def _no_fds(_context: Description) -> str:
-    return "a fresh process has not its caller's fds"
-
-
-def _has_another_creator(_context: Description) -> str:
-    return "a fresh process is made by the zygote, whose parent counts"
-
-
 _PROCESS: Final = (_changes_the_process,)
 
 _RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
@@ -266,11 +243,5 @@ _RULES_OF_KIND: Final[Mapping[str, Mapping[str, tuple[Rule, ...]]]] = {
     },
     "copied": {"fds": (_shares_files,), **_PROGRAM_ALONE},
     "program": {"oom_score_adj": (_cannot_sleep,)},
-    "fresh": {
-        "fds": (_no_fds,),
-        "mounts": (_binds_fds,),
-        "parent_death_signal": (_has_another_creator,),
-        **{field: (_borrows(field),) for field in ("cwd", "root", "controlling_terminal", "foreground")},
-        **_PROGRAM_ALONE,
-    },
+    "fresh": {"fds": (_shares_files,), **_PROGRAM_ALONE},
 }

@@ -9,7 +9,11 @@
       another signal (SC_RAW).
    4. A pid that was opened after the fact may be another's: the child could have ended and been reaped by a stranger.
       The child waits at a gate in shared memory until its creator has opened its pidfd. CLONE_PIDFD needs no gate.
-   5. libc keeps the thread's id: the child of a raw clone sets it as libc's fork does, at the address libc told the
+   5. The clone of a zygote (SC_OF_ZYGOTE) is its owner's child, by CLONE_PARENT. Where it is born in other namespaces, a
+      copy of the zygote enters them and clones it, since there is no way back out of a user namespace: an intermediate
+      that is the owner's child too, and the owner's to reap; it tells its pid in the page. The zygote sleeps (CLONE_VFORK)
+      until it is gone.
+   6. libc keeps the thread's id: the child of a raw clone sets it as libc's fork does, at the address libc told the
       kernel (CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID at PR_GET_TID_ADDRESS). */
 #include "core.h"
 
@@ -22,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum sc_way { SC_FORK = 0, SC_FORK_THEN_CLONE = 1, SC_RAW = 2 };
+enum sc_way { SC_FORK = 0, SC_FORK_THEN_CLONE = 1, SC_RAW = 2, SC_OF_ZYGOTE = 3 };
 
 #ifndef P_PIDFD
 #define P_PIDFD 3
@@ -36,6 +40,8 @@ typedef struct {
     int pid;  /* of the child made by an intermediate, or -errno */
     int result[1]; /* _result.py's */
     int refused;   /* 1 + the index of the namespace that could not be joined */
+    int others[11]; /* _result.py's */
+    int between;    /* the pid of a zygote's intermediate */
 } sc_page;
 
 static long
@@ -87,6 +93,39 @@ sc_fork(const sc_plan *plan, enum sc_way way, sc_page *page)
     return page->pid ? page->pid : -ECHILD;
 }
 
+static long
+sc_clone_of_zygote(const sc_plan *plan, sc_page *page, int *pidfd)
+{
+    sc_plan sibling = *plan;
+    sibling.clone.flags |= CLONE_PARENT;
+    sibling.clone.exit_signal = 0;
+    if (!plan->newborn.join_count) return sc_clone_raw_copy(&sibling, CLONE_PIDFD, pidfd);
+    sc_plan between = {.clone = {.flags = CLONE_PARENT | CLONE_VFORK, .cgroup = -1}};
+    long pid = sc_clone_raw_copy(&between, 0, NULL);
+    if (pid < 0) return pid;
+    if (pid == 0) {
+        page->between = (int)sc_raw0(SYS_getpid);
+        sc_clone_on_behalf(plan, page);
+        return 0;
+    }
+    return page->pid ? page->pid : -ECHILD;
+}
+
+static long
+sc_make_copy(const sc_plan *plan, enum sc_way way, sc_page *page, int *pidfd)
+{
+    if (way == SC_RAW) return sc_clone_raw_copy(plan, CLONE_PIDFD, pidfd);
+    if (way == SC_OF_ZYGOTE) return sc_clone_of_zygote(plan, page, pidfd);
+    return sc_fork(plan, way, page);
+}
+
+static bool
+sc_has_gate(const sc_plan *plan, enum sc_way way)
+{
+    if (plan->newborn.waits || way == SC_FORK || way == SC_FORK_THEN_CLONE) return true;
+    return way == SC_OF_ZYGOTE && plan->newborn.join_count;
+}
+
 static void
 sc_wait_at_gate(sc_page *page)
 {
@@ -106,7 +145,7 @@ sc_give_up(long pid, int pidfd)
 }
 
 /* copied(plan, way, page, ranges=(), made=[]) -> (pid, pidfd) in the creator, (0, -1) in the child. page is a writable buffer
-   in memory that stays shared, zeroed, of 16 bytes or more; ranges are left out of the copy (mapping.c). The pidfd is the
+   in memory that stays shared, zeroed, of 64 bytes or more; ranges are left out of the copy (mapping.c). The pidfd is the
    caller's; negative errno when there is none. The creator's answer is appended to made too: an interrupt right after the
    call loses what it returns. */
 PyObject *
@@ -132,12 +171,12 @@ sc_copied(PyObject *module, PyObject *args)
     long pid = ranges ? sc_ranges_leave_out(ranges) : 0;
     if (pid < 0) step = "madvise";
     else {
-        pid = way == SC_RAW ? sc_clone_raw_copy(plan, CLONE_PIDFD, &pidfd) : sc_fork(plan, (enum sc_way)way, page);
+        pid = sc_make_copy(plan, (enum sc_way)way, page, &pidfd);
         if (pid && ranges) sc_ranges_take_back(ranges);
     }
     if (pid == 0) {
         PyOS_AfterFork_Child();
-        if (way != SC_RAW || plan->newborn.waits) sc_wait_at_gate(page);
+        if (sc_has_gate(plan, (enum sc_way)way)) sc_wait_at_gate(page);
         PyBuffer_Release(&buffer);
         return Py_BuildValue("ii", 0, -1);
     }

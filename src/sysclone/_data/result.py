@@ -31,10 +31,11 @@ RAISED: Final = 2
 UNPICKLABLE: Final = 3
 _LETTER: Final = 16  # beside the kind: the result is a letter
 
-# Words of 32 bits: 0, 1 and 3 are copied.c's; 2 is the kind; the claim is what a fresh process is begun under.
+# Words of 32 bits: 0, 1, 3 and 15 are copied.c's; 2 is the kind; the claim is what a fresh process is begun under.
 PID: Final = 1
 _KIND: Final = 2
 CLAIM: Final = 14
+BETWEEN: Final = 15
 _LENGTH: Final = Struct("<QQ")  # at 16: the inline length, or the table's place and length
 _LENGTH_AT: Final = 16
 # A count that is odd while the rest is written, the length of the text, done, total (negative: unknown), the text.

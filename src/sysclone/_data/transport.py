@@ -27,7 +27,10 @@ LEAST_OUT_OF_BAND: Final = 1 << 16
 
 _ALIGNMENT: Final = 64
 _FIELD: Final[Any] = vars(pickle.Pickler)["dispatch_table"]
-_MOST_FDS: Final = 253  # SCM_MAX_FD
+MOST_FDS: Final = 253  # SCM_MAX_FD
+
+CONTINUED: Final = b"\0"
+"""The data of each message but the first, where many fds need more than one."""
 
 # How objects of a type are packed where pickle alone cannot: by what `packing` enters here.
 _REDUCERS: dict[type, Any] = {}
@@ -274,7 +277,7 @@ def _borrowed(sock: Any) -> Any:
     return _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, os.dup(sock))
 
 
-def send_fds(sock: Any, fds: Sequence[int], data: bytes = b"\0") -> None:
+def send_fds(sock: Any, fds: Sequence[int], data: bytes = CONTINUED) -> None:
     """Send fds, in as many messages as that takes; the first carries the data.
 
     Args:
@@ -287,10 +290,10 @@ def send_fds(sock: Any, fds: Sequence[int], data: bytes = b"\0") -> None:
 
     end = _borrowed(sock)
     try:
-        for at in range(0, max(len(fds), 1), _MOST_FDS):
-            part = b"".join(fd.to_bytes(4, "little") for fd in fds[at : at + _MOST_FDS])
+        for at in range(0, max(len(fds), 1), MOST_FDS):
+            part = b"".join(fd.to_bytes(4, "little") for fd in fds[at : at + MOST_FDS])
             rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, part)] if part else []
-            end.sendmsg([data if at == 0 else b"\0"], rights, _socket.MSG_NOSIGNAL)
+            end.sendmsg([data if at == 0 else CONTINUED], rights, _socket.MSG_NOSIGNAL)
     finally:
         if end is not sock:
             end.close()
@@ -310,7 +313,7 @@ def receive_fds(sock: Any, room: int = 1) -> tuple[bytes, list[int]]:
 
     end = _borrowed(sock)
     try:
-        data, ancillary, _, _ = end.recvmsg(room, _socket.CMSG_SPACE(4 * _MOST_FDS), _socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, _, _ = end.recvmsg(room, _socket.CMSG_SPACE(4 * MOST_FDS), _socket.MSG_CMSG_CLOEXEC)
     finally:
         if end is not sock:
             end.close()

@@ -48,23 +48,24 @@ def need_lending(what: str = "light processes") -> None:
         raise Unsupported(what, reason=reason)
 
 
-def steps_of(context: Description, light: bool, program: bool = False) -> tuple[Step, ...]:
+def steps_of(context: Description, light: bool, program: bool = False, creator: int | None = None) -> tuple[Step, ...]:
     """The steps that a context declares.
 
     Args:
         context: what was asked for.
         light: whether the task is a light process, which has to ask again to die with its creator.
         program: whether it is to become a program, for which exec and its creator do some of them.
+        creator: the pid of its parent, where that is not the calling process.
     """
     # The creator's pid is part of some.
-    key = ("steps", light, program, os.getpid() if context.parent_death_signal is not None else 0)
+    key = ("steps", light, program, (creator or os.getpid()) if context.parent_death_signal is not None else 0)
     if key not in context._kept:
-        context._kept[key] = _compiled(context, light, program)
+        context._kept[key] = _compiled(context, light, program, creator)
     steps: tuple[Step, ...] = context._kept[key]
     return steps
 
 
-def _compiled(context: Description, light: bool, program: bool) -> tuple[Step, ...]:
+def _compiled(context: Description, light: bool, program: bool, creator: int | None) -> tuple[Step, ...]:
     load_hints()
     dies_with = context.parent_death_signal
     steps: list[Step] = []
@@ -92,7 +93,7 @@ def _compiled(context: Description, light: bool, program: bool) -> tuple[Step, .
         steps.append(("prctl(PR_SET_PDEATHSIG)", _core.light_rearm, ()))
     if dies_with is not None:
         name = f"prctl(PR_SET_PDEATHSIG, {dies_with})"
-        steps.append((name, session.die_with, (dies_with, session.creator(), NOTES)))
+        steps.append((name, session.die_with, (dies_with, creator or session.creator(), NOTES)))
     after = _last_steps(context, light, program)
     if context.setup is not None or after:
         steps.append(("setup", _functions, (context.setup,)))

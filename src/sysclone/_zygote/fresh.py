@@ -42,27 +42,15 @@ def check(context: Description) -> None:
         )
     refused = {
         "parent": (context.parent != "caller", "its parent is who asks the zygote for it"),
-        "join": (context.join is not None, "the zygote stands outside of them"),
         "stack_bytes": (context.stack_bytes is not None, "it has a copy of the zygote's stack"),
         "ptrace": (context.ptrace, "it would be the zygote's tracer that traces it"),
         "suspend_caller": (context.suspend_caller, "it would be the zygote that waits"),
         "memory_exclude": (context.memory_exclude, "none of the caller's memory is copied"),
         "memory_wipe": (context.memory_wipe, "none of the caller's memory is copied"),
-        "parent_death_signal": (
-            context.parent_death_signal is not None,
-            "it would come at the end of the thread that started the zygote",
-        ),
     }
-    for field in ("cwd", "root", "controlling_terminal", "foreground"):
-        refused[field] = (isinstance(getattr(context, field), int), "a number of the caller's file table; name a path")
     for field, (asked, why) in refused.items():
         if asked:
             raise ContextError(f"{field} for a fresh process: {why}", field=field)
-
-
-def for_zygote(context: Description) -> Description:
-    """The same as the zygote is to make it, without what comes beside it: the cgroup's fd, and setup."""
-    return context.replace(parent="sibling", exit_signal=None, cgroup=None, setup=None)
 
 
 def pack_call(

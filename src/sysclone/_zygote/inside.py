@@ -1,7 +1,7 @@
 """What runs in the zygote: a small interpreter with one thread, which clones a task for each request it reads.
 
-    owner: {request} [page, result socket, cwd, stdio, cgroup, letter and its fds]  ->  zygote
-    zygote: {number, pid or an error} [pidfd]                                       ->  owner
+    owner: {request} [fds, as request.py tells]    ->  zygote
+    zygote: {number, pid or an error} [pidfd]      ->  owner
 
 Requests are answered one after the other. The task is the owner's own child (CLONE_PARENT), and unpickles its function
 itself: nothing of a request is run or kept here. The zygote ends with its owner, whose pidfd it watches, or when the
@@ -17,15 +17,19 @@ import pickle
 import select
 import signal
 import sys
+from errno import EMFILE, EPROTO
 
 from .. import _core
-from .._data.result import CLAIM, PID, ResultPage, load
-from .._data.transport import read_letter, receive_fds, send_fds, unpickle
+from .._data.memory import map_fd
+from .._data.result import SIZE
+from .._data.transport import CONTINUED, receive_fds, send_fds
 from .._errors import CloneError
-from .._flags import format_step
+from .._flags import Namespace, format_step
 from .._idmap import plan_of
-from .._steps.steps import steps_of, take
-from .._task.child import live
+from .._steps.steps import steps_of
+from .importing import import_main
+from .life import begin
+from .request import HAS_CGROUP, IS_NOTHING, ROOM, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,50 +38,7 @@ if TYPE_CHECKING:
 
     from .._context.description import Description
 
-ROOM: Final = 65536
-RAW: Final = 2  # copied.c's way that takes every flag
-BEGUN: Final = 1
-REVOKED: Final = 2
-# What goes with a request beside the page and the socket, in this order.
-HAS_CWD: Final = 1
-HAS_STDIO: Final = 2
-HAS_CGROUP: Final = 4
-HAS_LETTER: Final = 8
-IS_NOTHING: Final = 16  # a request for an answer alone
-# What a task of an importing main module may not do: see `import_main`.
-importing_main = False
-
-
-class Request:
-    """One task to be made: what the owner sends, as a tuple of these fields."""
-
-    __slots__ = ("born_in_cgroup", "context", "fds", "flags", "inline", "main", "number", "table", "total")
-
-    def __init__(
-        self,
-        number: int,
-        flags: int,
-        total: int,
-        context: bytes,
-        born_in_cgroup: bool,
-        inline: bytes,
-        table: tuple[int, int],
-        main: tuple[str, str] | None,
-    ) -> None:
-        self.number = number
-        self.flags = flags
-        self.total = total
-        self.context = context
-        self.born_in_cgroup = born_in_cgroup
-        self.inline = inline
-        self.table = table
-        self.main = main
-        self.fds: list[int] = []
-
-    def take(self, count: int) -> list[int]:
-        """The next fds that came along."""
-        taken, self.fds = self.fds[:count], self.fds[count:]
-        return taken
+OF_ZYGOTE: Final = 3  # copied.c's way: the owner's child
 
 
 def main(sock_fd: int, owner: int) -> None:
@@ -114,6 +75,10 @@ def _prepare(told: dict[str, Any]) -> None:
     sys.argv[:] = told["argv"]
     if told["cloudpickle"]:
         import cloudpickle  # noqa: F401 (so that tasks have it)
+    if told["environment"]:
+        import ctypes  # noqa: F401 (the same)
+    if told["limits"]:
+        import resource  # noqa: F401 (the same)
     from .. import _api  # noqa: F401 (what a Context is rebuilt with)
 
     for name in told["preload"]:
@@ -150,60 +115,52 @@ def _shed_threads(sock: _socket.socket) -> None:
     receive_fds(sock, 1)
 
 
-def import_main(kind: str, name: str) -> None:
-    """Import the owner's main module, as multiprocessing's spawn does: as `__mp_main__`, so that its guard keeps it still.
-
-    Args:
-        kind: "name" or "path".
-        name: the module's name, or its file.
-    """
-    global importing_main
-    import runpy
-    import types
-
-    if "__mp_main__" in sys.modules:
-        return
-    importing_main = True
-    try:
-        module = types.ModuleType("__mp_main__")
-        if kind == "name":
-            names = runpy.run_module(name, run_name="__mp_main__", alter_sys=True)
-        else:
-            names = runpy.run_path(name, run_name="__mp_main__")
-        module.__dict__.update(names)
-    finally:
-        importing_main = False
-    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
-
-
 # --- serving
 
 
 def _serve(sock: _socket.socket, owner: int) -> NoReturn:
+    parent = os.getppid()
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     poll.register(owner, select.POLLIN)
+    early: list[tuple[bytes, list[int]]] = []
     while True:
-        if any(fd == owner for fd, _ in poll.poll()):
-            os._exit(0)
-        data, fds = receive_fds(sock, ROOM)
+        if not early:
+            if any(fd == owner for fd, _ in poll.poll()):
+                os._exit(0)
+            early.append(receive_fds(sock, ROOM))
+        data, fds = early.pop()
         if not data:
             os._exit(0)
-        _answer(sock, owner, data, fds)
+        _answer(sock, (owner, parent), data, fds, early)
 
 
-def _answer(sock: _socket.socket, owner: int, data: bytes, fds: list[int]) -> None:
+def _answer(
+    sock: _socket.socket,
+    owner: tuple[int, int],
+    data: bytes,
+    fds: list[int],
+    early: list[tuple[bytes, list[int]]],
+) -> None:
+    """Answer one request.
+
+    Args:
+        sock: the socket to the owner.
+        owner: its pidfd and its pid.
+        data, fds: the request's first message.
+        early: gets a message that came in place of one that was expected.
+    """
     number = 0
     try:
         request = Request(*pickle.loads(data))
         number = request.number
-        while len(fds) < request.total:
-            fds += receive_fds(sock, 1)[1]
-        request.fds = fds
+        _gather(sock, request, fds, early)
         if request.flags & IS_NOTHING:
             send_fds(sock, [], pickle.dumps((number, 0, None)))
             return
-        pid, pidfd = _make(request, lambda: _close(sock.detach(), owner))
+        request.fds = fds
+        request.fetch()
+        pid, pidfd = _make(request, owner[1], lambda: _close(sock.detach(), owner[0]))
     except Exception as e:
         send_fds(sock, [], pickle.dumps((number, 0, e)))
     else:
@@ -212,6 +169,24 @@ def _answer(sock: _socket.socket, owner: int, data: bytes, fds: list[int]) -> No
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def _gather(sock: _socket.socket, request: Request, fds: list[int], early: list[tuple[bytes, list[int]]]) -> None:
+    """The rest of a request's fds; those that found no room in the table here are missing, and are not waited for."""
+    for _ in range(request.messages - 1):
+        data, more = receive_fds(sock, ROOM)
+        if data != CONTINUED:
+            early.append((data, more))
+            raise CloneError(
+                EPROTO, step="recvmsg(in the zygote)", hint="likely: the rest of the fds could not be sent"
+            )
+        fds += more
+    if len(fds) != request.total:
+        raise CloneError(
+            EMFILE,
+            step=f"recvmsg({request.total} fds, in the zygote)",
+            hint=f"likely: RLIMIT_NOFILE, which the zygote (process {os.getpid()}) has as of its start",
+        )
 
 
 def _close(*fds: int) -> None:
@@ -228,96 +203,44 @@ _GATE: Final = _new_gate()
 _contexts: dict[bytes, Description] = {}
 
 
-def _make(request: Request, let_go: Callable[[], None]) -> tuple[int, int]:
-    """Clone the task; gives its pid and pidfd, and returns in the zygote alone."""
+def _context_of(request: Request) -> Description:
     context = _contexts.get(request.context)
     if context is None:
         if len(_contexts) > 1000:
             _contexts.clear()
         context = _contexts[request.context] = pickle.loads(request.context)
-    steps = steps_of(context, light=False)
-    at = 2 + bool(request.flags & HAS_CWD) + 3 * bool(request.flags & HAS_STDIO)
-    cgroup = request.fds[at] if request.flags & HAS_CGROUP and request.born_in_cgroup else -1
+    if context.join is None:
+        return context
+    from .beside import arrived
+
+    return arrived(context, request.fds[request.joined_at : request.joined_at + request.joined])
+
+
+def _make(request: Request, owner: int, let_go: Callable[[], None]) -> tuple[int, int]:
+    """Clone the task; gives its pid and pidfd, and returns in the zygote alone."""
+    context = _context_of(request)
+    if request.borrowed:
+        from . import beside  # noqa: F401 (so that its tasks have it)
+    else:
+        steps_of(context, light=False, creator=owner)  # kept with it for its later tasks
+    cgroup = request.fds[request.joined_at - 1] if request.flags & HAS_CGROUP and request.born_in_cgroup else -1
     plan = plan_of(context, "copied", cgroup=cgroup)
     # A child waits there while its id maps and the like are written, and only then.
-    gate = _new_gate() if context.new else _GATE
+    gate = _GATE
+    if plan.joined:
+        gate = map_fd(request.fds[0], SIZE, shared=True)  # where the owner finds the intermediate
+    elif context.new:
+        gate = _new_gate()
     try:
-        pid, pidfd = _core.copied(plan, RAW, gate)
+        pid, pidfd = _core.copied(plan, OF_ZYGOTE, gate)
     except OSError as e:
-        tids = plan.tids or None
-        step = e.filename or format_step("clone3", plan.flags, set_tid=tids, cgroup=cgroup if cgroup >= 0 else None)
-        raise CloneError(e.errno or 0, step=step) from None
+        raise CloneError(e.errno or 0, step=e.filename or _step_of(plan)) from None
     if pid == 0:
-        _live(request, context, steps, let_go)
+        begin(request, context, owner, bool(plan.joined), let_go)
     return pid, pidfd
 
 
-def _live(request: Request, context: Description, steps: tuple[Any, ...], let_go: Callable[[], None]) -> NoReturn:
-    """The task's life."""
-    try:
-        page = ResultPage.arrived(*request.take(2))
-        page.set_word(PID, own_pid())
-        if page.exchange(CLAIM, 0, BEGUN) == REVOKED:
-            os._exit(0)
-        let_go()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        gc.enable()
-    except BaseException:
-        os._exit(255)
-
-    def prepare() -> tuple[Callable[..., Any], Any, Any]:
-        _put_in_place(request)
-        if request.main is not None:
-            import_main(*request.main)
-        # Before the steps: afterwards its modules may be out of sight, or of reach.
-        fn, args, kwargs, setup = _unpack(request)
-        if steps:
-            load()
-        take(steps if setup is None else steps_of(context.replace(setup=setup), light=False))
-        return fn, args, kwargs
-
-    live(page, context.timeout, prepare, fallback=_loaded_pickler)
-
-
-def own_pid() -> int:
-    """This process's pid as its owner knows it, also from within a pid namespace of its own."""
-    pid = os.getpid()
-    return int(os.readlink("/proc/self")) if pid == 1 else pid
-
-
-def _put_in_place(request: Request) -> None:
-    if request.flags & HAS_CWD:
-        (cwd,) = request.take(1)
-        os.fchdir(cwd)
-        os.close(cwd)
-    if request.flags & HAS_STDIO:
-        for number, fd in enumerate(request.take(3)):
-            os.dup2(fd, number)
-            os.close(fd)
-    if request.flags & HAS_CGROUP:
-        (cgroup,) = request.take(1)
-        if not request.born_in_cgroup:
-            _enter_cgroup(cgroup)
-        os.close(cgroup)
-
-
-def _enter_cgroup(directory: int) -> None:
-    from .._cgroup import CgroupDirectory
-
-    CgroupDirectory(directory).enter()
-
-
-def _unpack(request: Request) -> Any:
-    try:
-        if request.flags & HAS_LETTER:
-            return read_letter(request.fds, *request.table)
-        return unpickle(request.inline, ())
-    except Exception as e:
-        e.add_note("while the function and its arguments were unpickled in the fresh process")
-        raise
-
-
-def _loaded_pickler() -> Any:
-    """cloudpickle's, where it is loaded: classes and functions that came by value go back so."""
-    cloudpickle = sys.modules.get("cloudpickle")
-    return None if cloudpickle is None else cloudpickle.Pickler
+def _step_of(plan: _core.Plan) -> str:
+    cgroup = plan.cgroup if plan.cgroup >= 0 else None
+    joined = Namespace(plan.joined).name if plan.joined else None
+    return format_step("clone3", plan.flags, set_tid=plan.tids or None, cgroup=cgroup, joined=joined)

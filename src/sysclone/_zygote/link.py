@@ -11,27 +11,31 @@ import os
 import select
 import sys
 import time
-from errno import ESRCH
+from itertools import count
 
 from .. import _core
-from .._data.result import CLAIM, PID, ResultPage
-from .._data.transport import receive_fds, send_fds
-from .._errors import CloneError, ZygoteError
+from .._data.transport import send_fds
+from .._errors import CloneError, ContextError, ZygoteError
 from .._task.child import flush
 from .._task.wait import WALL, reap, wait_readable
-from . import inside
 from .fresh import cloudpickler, main_module
+from .left import reap_between
 from .order import FreshTask, Order, task_of
+from .request import nothing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
 
+    from .._data.result import ResultPage
+    from .request import Inherited
+
 _ANCILLARY: Final = 64
-_CLOEXEC: Final = 0x40000000  # MSG_CMSG_CLOEXEC
+_FLAGS: Final = 0x40000040  # MSG_CMSG_CLOEXEC | MSG_DONTWAIT
 _LOOK_AFTER_S: Final = 1.0
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_GET_CHILD_SUBREAPER: Final = 37
+_numbers = count(1)
 
 
 class Gone(Exception):
@@ -41,15 +45,19 @@ class Gone(Exception):
 class Server:
     """One zygote: its process and the socket to it. Made and used in one process; a copy of it elsewhere is of no use."""
 
-    def __init__(self, preload: tuple[str, ...], patience: float) -> None:
+    def __init__(self, preload: tuple[str, ...], inherited: Inherited, patience: float) -> None:
         flush()
         self.owner = os.getpid()
+        # The kernel takes it for the parent of the zygote, and of its tasks, as long as it is there.
+        self._maker = _core.gettid()
         self._ids = _ids()
         self._lock = _thread.allocate_lock()
         self._number = 0
         self._settled = True
+        self._ready = False
         # What came and is not settled: raw messages, at most one.
         self._arrived: list[Any] = []
+        self.mark = f"# of {self.owner}, number {next(_numbers)}"
         self.pid = self._pidfd = self._sock = -1
         try:
             ours, theirs = _core.socketpair()
@@ -62,15 +70,15 @@ class Server:
         self._inode = os.fstat(ours).st_ino
         try:
             try:
-                self.pid, self._pidfd = _spawn(theirs)
+                self.pid, self._pidfd = _spawn(theirs, self.mark)
             finally:
                 os.close(theirs)
-            self._greet(preload, time.monotonic() + patience, patience)
+            self._greet(preload, inherited, time.monotonic() + patience, patience)
         except BaseException:
             self.bury()
             raise
 
-    def _greet(self, preload: tuple[str, ...], deadline: float, patience: float) -> None:
+    def _greet(self, preload: tuple[str, ...], inherited: Inherited, deadline: float, patience: float) -> None:
         import pickle
 
         told = {
@@ -79,6 +87,8 @@ class Server:
             "preload": preload,
             "main": main_module(),
             "cloudpickle": cloudpickler() is not None,
+            "environment": inherited.environment,
+            "limits": inherited.limits,
         }
         try:
             send_fds(self._socket, [], pickle.dumps(told, 5))
@@ -88,6 +98,7 @@ class Server:
                 data, fds = self._receive()
                 word, answer = pickle.loads(data)
                 if word == "ready":
+                    self._ready = True
                     return
                 if word == "failed":
                     raise ZygoteError(f"the zygote could not be made ready (preload={list(preload)})", answer)
@@ -116,13 +127,33 @@ class Server:
         send_fds(self._socket, [])
 
     def _receive(self) -> tuple[bytes, list[int]]:
-        try:
-            data, fds = receive_fds(self._socket, 1 << 16)
-        except ConnectionResetError:
-            data, fds = b"", []
+        """A message that has come while the zygote was made ready."""
+        self._fetch()
+        data, ancillary, _, _ = self._arrived.pop()
         if not data:
             raise Gone(f"the zygote (process {self.pid}) ended: {self._end()}")
-        return data, fds
+        pidfd = _only_fd(ancillary)
+        return data, [pidfd] if pidfd >= 0 else []
+
+    def _fetch(self) -> None:
+        """Take a message that has come from the socket; an empty one for the zygote's end.
+
+        The zygote's end is told by its pidfd: what it has cloned may still have the other end of the socket.
+        """
+        ended = False
+        while not self._arrived:
+            try:
+                # In one call of C code, so that no interrupt comes between the message and its place.
+                self._arrived.extend(map(self._socket.recvmsg, (1 << 16,), (_ANCILLARY,), (_FLAGS,)))
+            except BlockingIOError:
+                if ended:
+                    self._arrived.append((b"", [], 0, None))
+                elif not (self._pidfd >= 0 and wait_readable(self._pidfd, 0)):
+                    _either(self._sock, self._pidfd, _LOOK_AFTER_S)
+                else:
+                    ended = True  # and its last words, if any, are there by now
+            except ConnectionResetError:
+                self._arrived.append((b"", [], 0, None))
 
     def _end(self) -> str:
         if self._pidfd < 0 or not wait_readable(self._pidfd, 1.0):
@@ -152,6 +183,8 @@ class Server:
             CloneError: the kernel refused the task.
         """
         with self._lock:
+            if order.context.parent_death_signal is not None:
+                self._check_maker()
             self._settle()
             if self._sock < 0:
                 raise Gone(f"the zygote (process {self.pid}) ended while the call waited for its turn")
@@ -159,6 +192,7 @@ class Server:
             data, fds = order.message(number, page)
             self._tell(data, fds)
             pid, error, pidfd = self._answer_to(number)
+            reap_between(page)
             if error is not None:
                 self._forget()
                 raise error
@@ -166,6 +200,15 @@ class Server:
             task = task_of(order, page, (pid, os.dup(pidfd) if pidfd >= 0 else _open_late(pid)), began)
             self._forget()
             return task
+
+    def _check_maker(self) -> None:
+        """Refuse where the kernel would send a parent-death signal at the end of a thread, and not of the program."""
+        if self._maker != self.owner and os.path.exists(f"/proc/self/task/{self._maker}"):
+            raise ContextError(
+                f"parent_death_signal for a fresh process whose zygote was started by thread {self._maker}: it would "
+                "come at that thread's end. A Zygote that is made in the main thread can",
+                field="parent_death_signal",
+            )
 
     def _next(self) -> int:
         # From here on an interrupt may leave an answer behind, or none: `_settle` finds out.
@@ -195,11 +238,7 @@ class Server:
 
         while not self._arrived:
             self._await_answer()
-            # In one call of C code, so that no interrupt comes between the message and its place.
-            try:
-                self._arrived.extend(map(self._socket.recvmsg, (1 << 16,), (_ANCILLARY,), (_CLOEXEC,)))
-            except ConnectionResetError:
-                self._arrived.append((b"", [], 0, None))
+            self._fetch()
         data, ancillary, _, _ = self._arrived[0]
         if not data:
             self._arrived.clear()
@@ -230,12 +269,9 @@ class Server:
     def _settle(self) -> None:
         if self._settled or self._sock < 0:
             return
-        import pickle
-
         # What answers were due comes before the answer to this.
         number = self._next()
-        fields = (number, inside.IS_NOTHING, 0, b"", False, b"", (0, 0), None)
-        self._tell(pickle.dumps(fields, 5), [])
+        self._tell(nothing(number), [])
         self._answer_to(number)
         self._forget()
 
@@ -272,14 +308,16 @@ class Server:
         except ProcessLookupError:
             pass
         reap(self._pidfd, self.pid, own_child=True)
+        if not self._ready:
+            return
         try:
             self._answer_to(0)  # which none is
         except Gone:
             return
 
 
-def _spawn(theirs: int) -> tuple[int, int]:
-    """Exec the zygote: its pid and pidfd."""
+def _spawn(theirs: int, mark: str) -> tuple[int, int]:
+    """Exec the zygote: its pid and pidfd. It has the mark in its command line, and so have its clones."""
     import subprocess
 
     from .._popen.popen import Popen
@@ -287,7 +325,8 @@ def _spawn(theirs: int) -> tuple[int, int]:
     owner = _core.pidfd_open(os.getpid(), 0)
     try:
         home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        code = f"import sys; sys.path.insert(0, {home!r}); from sysclone._zygote.inside import main; main({theirs}, {owner})"
+        begin = f"import sys; sys.path.insert(0, {home!r}); from sysclone._zygote.inside import main"
+        code = f"{begin}; main({theirs}, {owner})  {mark}"
         ours: list[str] = getattr(subprocess, "_args_from_interpreter_flags")()  # noqa: B009 (multiprocessing asks so too)
         flags = [flag for flag in ours if flag not in ("-I", "-E", "-s", "-P")]
         process = Popen([sys.executable, *flags, "-I", "-c", code], pass_fds=(theirs, owner))
@@ -352,51 +391,3 @@ def _endtask_of(pid: int, pidfd: int) -> None:
 
 def _only_fd(ancillary: list[tuple[int, int, bytes]]) -> int:
     return int.from_bytes(ancillary[0][2][:4], "little") if ancillary and len(ancillary[0][2]) >= 4 else -1
-
-
-# --- after a zygote's death
-
-
-def found(page: ResultPage) -> tuple[int, int] | None:
-    """The task that a dead zygote had made, if it has begun; otherwise it is ended, and never will."""
-    begun = page.exchange(CLAIM, 0, inside.REVOKED) == inside.BEGUN
-    pid = page.word(PID) or _half_born(page)
-    if not pid:
-        return None
-    try:
-        if begun:
-            return pid, _core.pidfd_open(pid, 0)
-        os.waitpid(pid, WALL)
-    except ChildProcessError:
-        return None
-    except OSError as e:
-        page.close()
-        if e.errno == ESRCH:
-            raise ZygoteError(
-                f"the zygote ended, and process {pid}, which it had made, was reaped by another"
-            ) from None
-        raise CloneError(e.errno or 0, step="pidfd_open") from None
-    return None
-
-
-def _half_born(page: ResultPage) -> int:
-    """The child that holds a page's memfd: cloned, and not come to claiming it; 0 where there is none."""
-    inode = os.fstat(page.fd).st_ino
-    for child in _children():
-        try:
-            if any(os.stat(f"/proc/{child}/fd/{fd}").st_ino == inode for fd in os.listdir(f"/proc/{child}/fd")):
-                return int(child)
-        except OSError:
-            continue
-    return 0
-
-
-def _children() -> list[str]:
-    found: list[str] = []
-    for thread in os.listdir("/proc/self/task"):
-        try:
-            with open(f"/proc/self/task/{thread}/children") as f:
-                found += f.read().split()
-        except OSError:
-            continue
-    return found

@@ -21,10 +21,12 @@ from .._context.description import Description
 from .._data.result import ResultPage
 from .._errors import ZygoteError
 from .._task.copied import reap_abandoned
-from . import inside
+from . import importing
 from .fresh import check, main_module, pack_call
-from .link import Gone, Server, exists, found
+from .left import found, reap_between
+from .link import Gone, Server, exists
 from .order import FreshTask, Order, task_of
+from .request import Inherited
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,24 +55,35 @@ class Zygote:
         preload: names of modules to import beforehand; "__main__" is the caller's main module.
         stdio: whether tasks get the caller's standard streams of the moment; else the zygote's.
         cwd: whether tasks get the caller's cwd of the moment; else the zygote's.
+        environment: whether tasks get the caller's os.environ of the moment; else the zygote's.
+        umask: whether tasks get the calling thread's umask of the moment; else the zygote's.
+        limits: whether tasks get the caller's resource limits of the moment; else the zygote's. To raise a hard limit above
+            the zygote's needs CAP_SYS_RESOURCE.
         patience: seconds that starting it may take.
 
     Raises:
         ZygoteError: it could not be started; an exception of a preloaded module is in `traceback`.
         CloneError: the kernel refused.
 
-    Since Linux 5.4. The credentials, limits and environment of tasks are those of the caller when the zygote was started;
-    it is replaced when the caller's ids have changed since.
+    Since Linux 5.4. What of the above is not asked for, the zygote has as of the moment when it was started, priorities and
+    the namespaces too, and so have its tasks. It is replaced when the caller's ids have changed since.
     """
 
     def __init__(
-        self, preload: Iterable[str] = (), *, stdio: bool = True, cwd: bool = True, patience: float = 60.0
+        self,
+        preload: Iterable[str] = (),
+        *,
+        stdio: bool = True,
+        cwd: bool = True,
+        environment: bool = False,
+        umask: bool = False,
+        limits: bool = False,
+        patience: float = 60.0,
     ) -> None:
         if isinstance(preload, str):
             raise TypeError(f"preload={preload!r}: a list of module names is needed")
         self._preload = tuple(preload)
-        self._stdio = bool(stdio)
-        self._cwd = bool(cwd)
+        self._inherited = Inherited(stdio, cwd, environment, umask, limits)
         self._patience = float(patience)
         self._lock = _thread.allocate_lock()
         # By the process that each serves: a light process has this very object, and another pid and file table.
@@ -101,7 +114,7 @@ class Zygote:
         return self.start_in(_PLAIN, fn, *args, **kwargs)
 
     def call_in(self, context: Description, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The same in a Context: new namespaces, a cgroup, a time limit, other ids; raises ContextError for the rest."""
+        """The same in a Context: all but what would be the zygote's and not the caller's, which is a ContextError."""
         task = self._begin(context, fn, args, kwargs)
         try:
             result: R = task.result()
@@ -124,7 +137,7 @@ class Zygote:
         self, context: Description, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> FreshTask:
         check(context)
-        if inside.importing_main:
+        if importing.importing_main:
             raise ZygoteError(
                 "a fresh process was asked for while the main module was being imported in one: it needs the guard "
                 "`if __name__ == '__main__':` around what starts the program (or sysclone[fresh], which needs no import)"
@@ -137,7 +150,7 @@ class Zygote:
             sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
         try:
             main = main_module() if needs_main else None
-            with Order(context, what, packed, main, self._stdio, self._cwd) as order:
+            with Order(context, what, packed, main, self._inherited) as order:
                 return self._place(order)
         finally:
             packed.close()
@@ -151,15 +164,16 @@ class Zygote:
                 return server.ask(order, page, began)
             except Gone as e:
                 server.bury()
-                born = found(page)
+                born = found(page, server.mark)
                 if born is not None:
                     return task_of(order, page, born, began)
                 page.close()
                 if life == _LIVES:
                     raise ZygoteError(f"{e}, {life} zygotes in a row; the function has not begun") from None
             except BaseException:
-                page.close()
                 server.settle()
+                reap_between(page)
+                page.close()
                 raise
         raise AssertionError("unreachable")
 
@@ -173,7 +187,7 @@ class Zygote:
                 if server is not None:
                     server.bury()
                 self._servers = {pid: one for pid, one in self._servers.items() if pid != mine and exists(pid)}
-                server = self._servers[mine] = Server(self._preload, self._patience)
+                server = self._servers[mine] = Server(self._preload, self._inherited, self._patience)
                 _open.add(self)
             return server
 

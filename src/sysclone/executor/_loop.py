@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 
-from .._zygote.inside import import_main
+from .._zygote.importing import import_main
 from . import _channel
 from ._limits import start_cpu_clock, stop_cpu_clock
 
