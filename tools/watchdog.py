@@ -23,6 +23,8 @@ PR_SET_CHILD_SUBREAPER = 36
 WALL = 0x40000000
 TICK = 0.5
 GRACE = 3.0
+PATIENCE = 15.0
+"""Seconds that what the command left behind may take to end by itself, when the machine is busy."""
 
 
 @dataclass
@@ -146,7 +148,7 @@ def descendants() -> list[int]:
 
 def remaining(process: subprocess.Popen[bytes]) -> list[str]:
     """The processes that outlived the command, after a moment in which they may end."""
-    deadline = time.monotonic() + GRACE
+    deadline = time.monotonic() + PATIENCE
     while True:
         ended(process)
         alive = descendants()

@@ -135,6 +135,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import watchdog
 command, test_seconds = json.loads(sys.argv[3])
+watchdog.PATIENCE = 1.0
 journal = watchdog.Journal(Path(sys.argv[2]))
 outcome = watchdog.watch(command, {"PATH": "/usr/bin:/bin"}, journal, test_seconds, 20)
 print(json.dumps([outcome.exit_code, outcome.killed, outcome.strays]))
@@ -157,8 +158,11 @@ def test_watchdog_passes_an_exit_code_on(tmp_path):
 
 def test_watchdog_ends_a_hung_test(tmp_path):
     """A test over its limit is named, its tasks are described, and everything is killed though it ignores SIGABRT."""
-    (tmp_path / "journal").write_text(json.dumps({"begin": "tests/x.py::test_y", "at": 0.0}) + "\n")
-    told, (code, killed, strays) = watched(tmp_path, f"trap '' ABRT; sleep {HUNG} & wait; wait", test_seconds=1.0)
+    # It is late from the start: so the test begins when all that is to be told of is there.
+    begin = json.dumps({"begin": "tests/x.py::test_y", "at": 0.0})
+    there = f"until tr '\\0' ' ' </proc/$!/cmdline | grep -q '^sleep {HUNG}'; do :; done"
+    script = f"trap '' ABRT; sleep {HUNG} & {there}; echo '{begin}' >{tmp_path}/journal; wait; wait"
+    told, (code, killed, strays) = watched(tmp_path, script, test_seconds=1.0)
 
     assert code == -9
     assert str(killed).startswith("hung for")
