@@ -349,6 +349,30 @@ def test_close_ends_another_threads_reading():
     assert trace.status.signal == signal.SIGKILL
 
 
+def test_two_threads_may_see_the_end_at_once():
+    """Whichever of a closing and a reading thread is told of the end first, neither is left with what the other has closed."""
+    out = in_subprocess("""
+        import threading, time, sysclone
+        wrong = []
+        threading.excepthook = lambda told: wrong.append(told.exc_value)
+        for number in range(60):
+            trace = sysclone.trace(["/bin/sleep", "1000"])
+            reader = threading.Thread(target=lambda: list(trace))
+            next(trace)
+            reader.start()
+            time.sleep(number % 6 * 0.0001)
+            trace.detach() if number % 5 == 4 else trace.close()
+            reader.join(20)
+            wrong += [number] if reader.is_alive() else []
+            trace.process.kill()
+            trace.process.wait()
+            wrong += [] if trace.status.signal == 9 else [trace.status]
+        print(wrong)
+    """)
+
+    assert out == "[]\n"
+
+
 def test_a_trace_closed_between_two_looks_has_ended(monkeypatch):
     """A thread that is about to wait for events when another closes the trace is told of the end, not of a closed tracer."""
     trace = sysclone.trace(["/bin/sleep", "1000"])

@@ -26,7 +26,10 @@ typedef struct {
     char *stack;
     long pid;
     int pidfd;
+    int event_fd;
     bool reaped;
+    bool closed; /* by a thread, while others may be in use of it */
+    int users;   /* threads that have let go of the GIL with it in their hands: the last of them frees what was closed */
 } sc_tracer_object;
 
 static bool
@@ -39,16 +42,22 @@ static void
 sc_tracer_free(sc_tracer_object *self)
 {
     if (self->tracer) {
-        if (self->tracer->event_fd >= 0) sc_raw1(SYS_close, self->tracer->event_fd);
         sc_queue_free(&self->tracer->queue);
         sc_tasks_free(&self->tracer->tasks);
         munmap(self->tracer, sizeof *self->tracer);
     }
     if (self->stack) munmap(self->stack, 2 * SC_TRACER_STACK);
     if (self->pidfd >= 0) sc_raw1(SYS_close, self->pidfd);
+    if (self->event_fd >= 0) sc_raw1(SYS_close, self->event_fd);
     self->tracer = NULL;
     self->stack = NULL;
-    self->pidfd = -1;
+    self->pidfd = self->event_fd = -1;
+}
+
+static void
+sc_tracer_release(sc_tracer_object *self)
+{
+    if (--self->users == 0 && self->closed) sc_tracer_free(self);
 }
 
 static long
@@ -85,7 +94,7 @@ sc_tracer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ip:Tracer", names, &mode, &kill_on_exit)) return NULL;
     sc_tracer_object *self = (sc_tracer_object *)type->tp_alloc(type, 0);
     if (!self) return NULL;
-    self->pidfd = -1;
+    self->pidfd = self->event_fd = -1;
     self->reaped = true;
     void *memory = mmap(NULL, sizeof(sc_tracer), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     void *stack = mmap(NULL, 2 * SC_TRACER_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
@@ -99,7 +108,7 @@ sc_tracer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     t->mode = (enum sc_tracer_mode)mode;
     t->kill_on_exit = kill_on_exit;
     t->owner = (pid_t)sc_raw0(SYS_getpid);
-    t->event_fd = (int)sc_raw2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
+    self->event_fd = t->event_fd = (int)sc_raw2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
     t->queue.event_fd = t->event_fd;
     long answer = t->event_fd;
     if (answer >= 0) answer = sc_queue_begin(&t->queue) && sc_tasks_begin(&t->tasks) ? sc_tracer_start(self) : -ENOMEM;
@@ -133,7 +142,8 @@ sc_tracer_command(sc_tracer_object *self, enum sc_tracer_command command, int32_
 static sc_tracer *
 sc_tracer_get(PyObject *self)
 {
-    sc_tracer *t = ((sc_tracer_object *)self)->tracer;
+    sc_tracer_object *o = (sc_tracer_object *)self;
+    sc_tracer *t = o->closed ? NULL : o->tracer;
     if (!t) PyErr_SetString(PyExc_ValueError, "the tracer is closed");
     return t;
 }
@@ -172,6 +182,7 @@ static PyObject *
 sc_tracer_follow(PyObject *self, PyObject *args)
 {
     PyObject *list;
+    sc_tracer_object *o = (sc_tracer_object *)self;
     if (!PyArg_ParseTuple(args, "O!:follow", &PyList_Type, &list) || !sc_tracer_get(self)) return NULL;
     Py_ssize_t count = PyList_GET_SIZE(list);
     int32_t *tids = PyMem_RawCalloc((size_t)count + 1, sizeof *tids);
@@ -182,9 +193,11 @@ sc_tracer_follow(PyObject *self, PyObject *args)
         if (PyErr_Occurred()) goto done;
     }
     long answer;
+    o->users++;
     Py_BEGIN_ALLOW_THREADS
-    answer = sc_tracer_command((sc_tracer_object *)self, SC_SEIZE, tids, (int)count);
+    answer = sc_tracer_command(o, SC_SEIZE, tids, (int)count);
     Py_END_ALLOW_THREADS
+    sc_tracer_release(o);
     if (answer < 0) {
         sc_oserror(answer);
         goto done;
@@ -201,11 +214,15 @@ static PyObject *
 sc_tracer_order(PyObject *self, PyObject *args)
 {
     int what;
+    sc_tracer_object *o = (sc_tracer_object *)self;
     if (!PyArg_ParseTuple(args, "i:command", &what) || !sc_tracer_get(self)) return NULL;
     long answer;
+    /* Another thread, which reads, may see the end before this one does, and close it. */
+    o->users++;
     Py_BEGIN_ALLOW_THREADS
-    answer = sc_tracer_command((sc_tracer_object *)self, (enum sc_tracer_command)what, NULL, 0);
+    answer = sc_tracer_command(o, (enum sc_tracer_command)what, NULL, 0);
     Py_END_ALLOW_THREADS
+    sc_tracer_release(o);
     return PyBool_FromLong(answer == 0);
 }
 
@@ -318,7 +335,7 @@ sc_take_records(sc_tracer *t, PyObject *list, Py_ssize_t limit)
 static long
 sc_wait_for_records(sc_tracer_object *self, int milliseconds)
 {
-    struct pollfd fds[2] = {{.fd = self->tracer->event_fd, .events = POLLIN}, {.fd = self->pidfd, .events = POLLIN}};
+    struct pollfd fds[2] = {{.fd = self->event_fd, .events = POLLIN}, {.fd = self->pidfd, .events = POLLIN}};
     struct timespec limit = {.tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000L};
     uint64_t told = 0, open_mask;
     sc_signals_block(&open_mask);
@@ -329,18 +346,13 @@ sc_wait_for_records(sc_tracer_object *self, int milliseconds)
         Py_END_ALLOW_THREADS
     }
     sc_signals_set(&open_mask);
-    if (fds[0].revents && self->tracer) sc_raw3(SYS_read, fds[0].fd, &told, sizeof told);
+    if (fds[0].revents && !self->closed) sc_raw3(SYS_read, fds[0].fd, &told, sizeof told);
     return answer > 0 && told >= SC_WOKEN ? 0 : answer;
 }
 
-/* read(milliseconds, limit) -> records; [] when the time is over; None when no task is left and all was read.
-   Raises ProcessLookupError where the tracer was killed. */
 static PyObject *
-sc_tracer_read(PyObject *self, PyObject *args)
+sc_records(PyObject *self, int milliseconds, Py_ssize_t limit)
 {
-    int milliseconds;
-    Py_ssize_t limit;
-    if (!PyArg_ParseTuple(args, "in:read", &milliseconds, &limit) || !sc_tracer_get(self)) return NULL;
     PyObject *list = PyList_New(0);
     if (!list) return NULL;
     for (bool waited = false;;) {
@@ -367,36 +379,54 @@ sc_tracer_read(PyObject *self, PyObject *args)
     return NULL;
 }
 
+/* read(milliseconds, limit) -> records; [] when the time is over; None when no task is left and all was read.
+   Raises ProcessLookupError where the tracer was killed, ValueError where another thread closes it meanwhile. */
+static PyObject *
+sc_tracer_read(PyObject *self, PyObject *args)
+{
+    int milliseconds;
+    Py_ssize_t limit;
+    sc_tracer_object *o = (sc_tracer_object *)self;
+    if (!PyArg_ParseTuple(args, "in:read", &milliseconds, &limit) || !sc_tracer_get(self)) return NULL;
+    o->users++;
+    PyObject *records = sc_records(self, milliseconds, limit);
+    sc_tracer_release(o);
+    return records;
+}
+
 /* close() -> whether the tracer has ended; one that goes on keeps its memory, and is reaped at a later call. */
 static PyObject *
 sc_tracer_close(PyObject *self, PyObject *unused)
 {
     (void)unused;
     sc_tracer_object *o = (sc_tracer_object *)self;
-    if (!o->tracer) Py_RETURN_TRUE;
+    if (!o->tracer || o->closed) Py_RETURN_TRUE;
     if (o->tracer->owner != sc_raw0(SYS_getpid)) { /* a copy of a fork's, or a light process's view of what is in use */
         o->reaped = true;
         o->tracer = NULL;
         o->stack = NULL;
-        o->pidfd = -1;
+        o->pidfd = o->event_fd = -1;
         Py_RETURN_TRUE;
     }
     siginfo_t info = {0};
     bool going_on = sc_tracer_alive(o->tracer) && !__atomic_load_n(&o->tracer->done, __ATOMIC_ACQUIRE);
+    o->closed = true;
+    o->users++;
     if (going_on) {
+        uint64_t one = 1;
+        sc_raw3(SYS_write, o->event_fd, &one, sizeof one); /* for those who wait for records */
         sc_reap_later(o->pidfd, NULL, NULL);
-        sc_raw1(SYS_close, o->tracer->event_fd);
         o->pidfd = -1;
         o->tracer = NULL;
         o->stack = NULL;
-        Py_RETURN_FALSE;
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        sc_raw5(SYS_waitid, P_PID, o->pid, &info, WEXITED | __WALL, 0);
+        Py_END_ALLOW_THREADS
+        o->reaped = true;
     }
-    Py_BEGIN_ALLOW_THREADS
-    sc_raw5(SYS_waitid, P_PID, o->pid, &info, WEXITED | __WALL, 0);
-    Py_END_ALLOW_THREADS
-    o->reaped = true;
-    sc_tracer_free(o);
-    Py_RETURN_TRUE;
+    sc_tracer_release(o);
+    return PyBool_FromLong(!going_on);
 }
 
 static void
@@ -421,8 +451,8 @@ static PyObject *
 sc_tracer_get_fd(PyObject *self, void *closure)
 {
     (void)closure;
-    sc_tracer *t = ((sc_tracer_object *)self)->tracer;
-    return PyLong_FromLong(t ? t->event_fd : -1);
+    sc_tracer_object *o = (sc_tracer_object *)self;
+    return PyLong_FromLong(o->closed ? -1 : o->event_fd);
 }
 
 static PyObject *

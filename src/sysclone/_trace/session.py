@@ -124,7 +124,7 @@ class Trace:
             except ValueError:
                 if self._is_open():
                     raise
-                records = None  # another thread closed the trace while this one was on its way to wait
+                return None  # another thread has closed the trace, or let it go, while this one was on its way to wait
             if records is None:
                 self._end()
                 if self.process is not None:
@@ -154,10 +154,11 @@ class Trace:
 
     def _end(self) -> None:
         """Every task has ended, or was let go."""
+        stops = self._tracer.stops
         if self._ended:
-            return
-        self._stops = self._tracer.stops
+            return  # another thread, which was told of the end too, was first
         self._ended = True
+        self._stops = stops
         self._tracer.close()
 
     # --- ending
