@@ -1,25 +1,33 @@
 """Programs in asyncio, with a Context: asyncio's own Process and streams, and each end seen by a pidfd in the loop itself.
 
-No child watcher, no thread and no SIGCHLD: it works in any loop that can watch an fd, in any thread, on each version alike.
+No child watcher and no SIGCHLD: it works in any loop that can watch an fd, in any thread, on each version alike. A program is
+started by a thread that lives no longer than the start, since exec may take its time (a file system that does not answer).
 """
 
 from __future__ import annotations
 
+import _thread
 import asyncio
+import contextvars
 import os
 import subprocess
 from asyncio import base_subprocess, streams
 from asyncio import subprocess as _subprocess
+from signal import SIGKILL, SIGTERM
 
 from ._errors import Unsupported
+from ._flags import Share
 from ._popen.popen import Popen
 from ._to_process import to_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Final
+    from collections.abc import Awaitable, Callable
+    from typing import Any, Final, TypeVar
 
     from ._context.description import Description
+
+    R = TypeVar("R")
 
 __all__ = ["DEVNULL", "PIPE", "STDOUT", "Process", "create_subprocess_exec", "create_subprocess_shell", "to_process"]
 
@@ -46,16 +54,15 @@ class Process(_subprocess.Process):
 
     async def wait(self) -> int:
         """Wait for the end, and give the return code."""
-        try:
-            return await super().wait()
-        except asyncio.CancelledError:
-            await self._transport.end_by_cancel()
-            raise
+        return await self._or_end(super().wait())
 
     async def communicate(self, input: bytes | bytearray | memoryview | None = None) -> tuple[bytes, bytes]:  # noqa: A002
         """Write input, read both streams to their end, and wait: what came of the streams, as of asyncio's own."""
+        return await self._or_end(super().communicate(input))
+
+    async def _or_end(self, waiting: Awaitable[R]) -> R:
         try:
-            return await super().communicate(input)
+            return await waiting
         except asyncio.CancelledError:
             await self._transport.end_by_cancel()
             raise
@@ -137,13 +144,14 @@ async def _create(
     if keywords.pop("shell", shell) != shell:
         raise ValueError(f"shell must be {shell}")
     loop = asyncio.get_running_loop()
+    popen, cancelled = await _started(args, shell, stdin, stdout, stderr, context, keywords)
     protocol = _subprocess.SubprocessStreamProtocol(limit=limit, loop=loop)
     connected = loop.create_future()
-    transport = _Transport(
-        loop, protocol, args, shell, stdin, stdout, stderr, 0, waiter=connected, context=context, **keywords
-    )
+    transport = _Transport(loop, protocol, args, shell, stdin, stdout, stderr, 0, waiter=connected, popen=popen)
     transport.kills_on_cancel = kill_on_cancel
     try:
+        if cancelled is not None:
+            raise cancelled
         await connected
     except BaseException:
         transport.kills_on_cancel = True
@@ -152,10 +160,93 @@ async def _create(
     return Process(transport, protocol, loop)
 
 
+async def _started(
+    args: Any,
+    shell: bool,
+    stdin: Any,
+    stdout: Any,
+    stderr: Any,
+    context: Description | None,
+    keywords: dict[str, Any],
+) -> tuple[Popen, asyncio.CancelledError | None]:
+    """The program, when it has been started, and the cancel that came meanwhile: until exec is over nobody can be killed."""
+
+    def start() -> Popen:
+        popen = Popen(
+            args, shell=shell, stdin=stdin, stdout=stdout, stderr=stderr, bufsize=0, context=context, **keywords
+        )
+        if popen.pidfd < 0:
+            popen.kill()
+            popen.wait()
+            raise Unsupported("a program in asyncio", since="5.3", reason="this kernel has no pidfds")
+        return popen
+
+    if context is not None and _is_of_the_thread(context):
+        return start(), None
+    return await _apart(start)
+
+
+def _is_of_the_thread(context: Description) -> bool:
+    """Whether it matters which thread makes the program, and that it lives on.
+
+    A parent-death signal comes at the end of the creating thread; a tracer traces threads; an I/O context is a thread's.
+    """
+    return context.parent_death_signal is not None or context.ptrace or Share.IO in context.share
+
+
+async def _apart(act: Callable[[], R]) -> tuple[R, asyncio.CancelledError | None]:
+    """Call it in a thread of its own, whose cwd, files, namespaces, CPUs, priority and signal mask are the caller's by birth.
+
+    Returns:
+        What it gives, and the last cancel that came meanwhile.
+
+    Raises:
+        BaseException: what it raised; the cancel where one came.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[R] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(value: Any, error: BaseException | None) -> None:
+        if error is None:
+            done.set_result(value)
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        value, error = None, None
+        try:
+            value = context.run(act)
+        except BaseException as e:
+            error = e
+        try:
+            loop.call_soon_threadsafe(settle, value, error)
+        except RuntimeError:
+            # The loop was closed, and nobody waits: as a transport that nobody closed, it kills.
+            if isinstance(value, Popen):
+                with value:
+                    value.kill()
+
+    try:
+        _thread.start_new_thread(run, ())  # threading's would wait for it to begin
+    except RuntimeError:
+        run()  # there may be no more threads
+    cancelled: asyncio.CancelledError | None = None
+    while not done.done():
+        try:
+            await asyncio.wait([done])
+        except asyncio.CancelledError as e:
+            cancelled = e
+    if cancelled is not None and done.exception() is not None:
+        raise cancelled
+    return done.result(), cancelled
+
+
 class _Transport(base_subprocess.BaseSubprocessTransport):
     """asyncio's own transport, over a Popen that is watched by its pidfd."""
 
     kills_on_cancel = True
+    popen: Popen
     _loop: Any
     _proc: Popen | None
     _returncode: int | None
@@ -164,13 +255,8 @@ class _Transport(base_subprocess.BaseSubprocessTransport):
         self, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any, bufsize: int, **keywords: Any
     ) -> None:
         self._ended: asyncio.Future[int] = self._loop.create_future()
-        self.popen = Popen(args, shell=shell, stdin=stdin, stdout=stdout, stderr=stderr, bufsize=bufsize, **keywords)
-        self._proc = self.popen
-        if self.popen.pidfd < 0:
-            self.popen.kill()
-            self.popen.wait()
-            raise Unsupported("a program in asyncio", since="5.3", reason="this kernel has no pidfds")
-        self._watch = _Watch(self.popen.pidfd)
+        self.popen = self._proc = popen = keywords["popen"]
+        self._watch = _Watch(popen.pidfd)
         self._loop.add_reader(self._watch, self._on_exit)
 
     def _on_exit(self) -> None:
@@ -192,7 +278,7 @@ class _Transport(base_subprocess.BaseSubprocessTransport):
         if not self.kills_on_cancel:
             return
         if self.popen.has_tree:
-            self.popen.kill_tree()
+            await _apart(self.popen.kill_tree)
         self.close()
         while not self._ended.done():
             try:
@@ -207,13 +293,11 @@ class _Transport(base_subprocess.BaseSubprocessTransport):
 
     def terminate(self) -> None:
         """Send SIGTERM."""
-        self._check_proc()
-        self.popen.terminate()
+        self.send_signal(SIGTERM)
 
     def kill(self) -> None:
         """Send SIGKILL."""
-        self._check_proc()
-        self.popen.kill()
+        self.send_signal(SIGKILL)
 
 
 class _Watch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import time
 import anyio
 import pytest
 from features import requires
-from helpers import ended, state
+from gate import Gate
+from helpers import ended, in_subprocess, state
 
 import sysclone
 import sysclone.asyncio as programs
@@ -145,7 +147,7 @@ def test_signals_go_by_pidfd():
 
 def test_in_loops_of_many_threads():
     """Eight threads with a loop each run programs at once: no watcher is needed, and each status is its own."""
-    out, before = [], threading.active_count()
+    out = []
 
     async def one(number):
         process = await programs.create_subprocess_exec("sh", "-c", f"echo {number}; exit {number}", stdout=-1)
@@ -153,9 +155,7 @@ def test_in_loops_of_many_threads():
         return int(text), process.returncode
 
     async def main(first):
-        found = await asyncio.gather(*(one(first + step) for step in range(4)))
-        assert threading.active_count() <= before + 8  # none beside these
-        return found
+        return await asyncio.gather(*(one(first + step) for step in range(4)))
 
     threads = [threading.Thread(target=lambda first=first: out.extend(run(main(first)))) for first in range(0, 32, 4)]
     for thread in threads:
@@ -250,6 +250,144 @@ def test_asyncios_own_with_popen_replaced(monkeypatch):
         return (await process.communicate())[0], process.returncode
 
     assert run(main()) == (b"1\n", 0)
+
+
+# --- the thread that starts a program
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """A program whose exec waits."""
+    program = tmp_path / "slow"
+    shutil.copy("/bin/sleep", program)
+    gate = Gate(program)
+    gate.program = program
+    yield gate
+    gate.close()
+
+
+@requires("root", "fanotify_exec")
+def test_a_slow_exec_does_not_stop_the_loop(gate):
+    """While the kernel lets an exec wait, the loop goes on, and starts and ends other programs."""
+
+    async def main():
+        start = asyncio.create_task(programs.create_subprocess_exec(gate.program, "0"))
+        event = await asyncio.to_thread(gate.arrives)
+        for code in (3, 4):
+            assert await (await programs.create_subprocess_shell(f"exit {code}")).wait() == code
+        assert not start.done()
+        gate.let_through(event)
+        return await (await start).wait()
+
+    assert run(main()) == 0
+
+
+@requires("root", "fanotify_exec")
+def test_a_cancel_within_exec_kills_when_it_is_over(gate):
+    """A start that is cancelled while exec waits goes on waiting, then kills and reaps the program, and is cancelled."""
+
+    async def main():
+        start = asyncio.create_task(programs.create_subprocess_exec(gate.program, "60", stdin=-1, stdout=-1))
+        event = await asyncio.to_thread(gate.arrives)
+        for _ in range(3):
+            start.cancel()
+            await asyncio.sleep(0)
+        assert not start.done()
+        gate.let_through(event)
+        with pytest.raises(asyncio.CancelledError):
+            await start
+
+    run(main())
+
+
+@requires("root", "fanotify_exec")
+def test_a_loop_that_is_closed_within_exec_leaves_nothing(gate):
+    """A program whose start nobody waits for any more, since its loop is closed, is killed and reaped when exec is over."""
+    loop = asyncio.new_event_loop()
+    start = loop.create_task(programs.create_subprocess_exec(gate.program, "60", stdin=-1, stdout=-1))
+    event = loop.run_until_complete(loop.run_in_executor(None, gate.arrives))
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    gate.let_through(event)
+    start._log_destroy_pending = False  # that is what it is
+
+
+def test_a_cancelled_start_that_fails_is_cancelled(tmp_path):
+    """Where the program is not there and the start is cancelled, the cancel is what comes of it."""
+
+    async def main():
+        start = asyncio.create_task(programs.create_subprocess_exec(tmp_path / "none"))
+        await asyncio.sleep(0)
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+
+    run(main())
+
+
+def test_what_is_the_threads_is_had():
+    """The program has the CPUs, priority and signal mask of the thread that asked, and preexec_fn its context variables."""
+    out = in_subprocess(
+        """
+        import asyncio, contextvars, os, signal
+        import sysclone.asyncio as programs
+        word = contextvars.ContextVar("word")
+
+        async def look(**keywords):
+            rules = "/^Cpus_allowed_list|^SigBlk/ { print $2 } FNR == 1 && /^[0-9]/ { print $19 }"
+            files = ("/proc/self/status", "/proc/self/stat")
+            process = await programs.create_subprocess_exec("awk", rules, *files, stdout=-1, **keywords)
+            return (await process.communicate())[0].split()
+
+        async def main():
+            await look()
+            cpu = max(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, {cpu})
+            os.nice(3)
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+            word.set("here")
+            seen = []
+            blocked, cpus, nice = await look(preexec_fn=lambda: seen.append(word.get()))
+            print(int(blocked, 16) == 1 << signal.SIGUSR1 - 1, int(cpus) == cpu, int(nice), seen)
+
+        asyncio.run(main())
+        """
+    )
+    assert out == "True True 3 ['here']\n"
+
+
+def test_a_parent_death_signal_is_not_that_of_the_start():
+    """It comes at the end of the creating thread: so that is the loop's, which lives on."""
+
+    async def main():
+        process = await programs.create_subprocess_exec(
+            "cat", stdin=-1, stdout=-1, context=Context(parent_death_signal=signal.SIGKILL)
+        )
+        await (await programs.create_subprocess_exec("true")).wait()
+        return await process.communicate(b"still there"), process.returncode
+
+    assert run(main()) == ((b"still there", None), 0)
+
+
+def test_without_another_thread():
+    """Where no thread can be made, the loop's own starts the program."""
+    out = in_subprocess(
+        """
+        import asyncio, threading
+        import sysclone.asyncio as programs
+
+        async def main():
+            threading.stack_size(1 << 46)
+            process = await programs.create_subprocess_exec("sh", "-c", "exit 5")
+            try:
+                await programs.create_subprocess_exec("/none")
+            except FileNotFoundError as error:
+                return await process.wait(), error.step
+
+        print(asyncio.run(main()))
+        """
+    )
+    assert out == "(5, 'execve(/none)')\n"
 
 
 # --- anyio

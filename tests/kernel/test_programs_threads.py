@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import shutil
-import struct
 import threading
 
 import pytest
 from features import requires
+from gate import Gate
 from helpers import in_subprocess
 
 import sysclone
@@ -91,31 +89,6 @@ def test_sixteen_threads_at_once():
 def test_sixteen_threads_for_long():
     """The same, a few thousand times."""
     assert in_subprocess(SIXTEEN, 300, seconds=1200) == "[] True 3\nnone left\n"
-
-
-class Gate:
-    """A file whose execution waits in the kernel until it is let through: fanotify's FAN_OPEN_EXEC_PERM (Linux 5.0)."""
-
-    def __init__(self, path):
-        self.libc = ctypes.CDLL(None, use_errno=True)
-        self.fd = self.libc.fanotify_init(0x4 | 0x1, os.O_RDONLY | os.O_CLOEXEC)  # FAN_CLASS_CONTENT | FAN_CLOEXEC
-        assert self.fd >= 0, os.strerror(ctypes.get_errno())
-        mark = self.libc.fanotify_mark(self.fd, 0x1, ctypes.c_uint64(0x40000), -100, os.fsencode(path))
-        assert mark == 0, os.strerror(ctypes.get_errno())
-
-    def arrives(self):
-        """Wait for one who would execute the file; its event's fd."""
-        event = os.read(self.fd, 4096)
-        return struct.unpack_from("=IBBHQii", event)[5]
-
-    def let_through(self, event_fd):
-        """Let it go on."""
-        os.write(self.fd, struct.pack("=iI", event_fd, 0x1))
-        os.close(event_fd)
-
-    def close(self):
-        """Everybody goes through from now on."""
-        os.close(self.fd)
 
 
 @requires("root", "fanotify_exec")
