@@ -140,6 +140,23 @@ def test_termination_is_asked_for_first():
         assert program.stdout.read() == b"bye\n"
 
 
+def test_who_is_born_meanwhile_is_asked_too(adopts_nobody):
+    """What a program starts when it is asked to end is asked as well: nobody is killed, and nobody is left."""
+    # A fork of the shell's itself would for a moment have its trap, and lose the signal.
+    with family("trap 'setsid -f sleep 60; exit 3' TERM; sleep 60 & echo $$; wait", 1, tree=True) as (program, _fds):
+        assert program.terminate_tree(grace=20)
+        assert program.wait() == 3
+        assert program.stdout.read() == b""
+
+
+def test_the_program_is_asked_before_its_children(adopts_nobody):
+    """A shell is ended before it could see, and say, that its child was terminated."""
+    with family("echo $$; sleep 60; true", 1, tree=True, stderr=subprocess.STDOUT) as (program, _fds):
+        assert program.terminate_tree(grace=20)
+        assert program.wait() == -signal.SIGTERM
+        assert program.stdout.read() == b""
+
+
 def test_the_stubborn_are_killed_after_the_grace():
     """terminate_tree kills what ignores SIGTERM when the grace is over, and says so."""
     line = "trap '' TERM; sh -c 'echo $$; exec sleep 60' & echo $$; wait"

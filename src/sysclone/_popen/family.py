@@ -68,22 +68,25 @@ class Tree(Ending):
         from .tree import Members
 
         deadline = time.monotonic() + grace
-        with Members() as members:
-            self._take_members(members)
-            members.send(signal.SIGTERM)
-            self.send_signal(signal.SIGTERM)
-            # A stopped one would not hear of it.
-            members.send(signal.SIGCONT)
-            self.send_signal(signal.SIGCONT)
-            gone = members.wait(grace) and self._ends_within(max(0.0, deadline - time.monotonic()))
-            members.reap()
-            members.check(signal.SIGTERM)
-        if gone:
+        late = False
+        while True:
             with Members() as members:
-                gone = not self._take_members(members)
-        if not gone:
-            self.kill_tree()
-        return gone
+                if not self._take_members(members) and self._ends_within(0):
+                    return True
+                if late:
+                    break
+                # The program first: it may end its children its own way. A stopped one would not hear of it.
+                for number in (signal.SIGTERM, signal.SIGCONT):
+                    self.send_signal(number)
+                    members.send(number)
+                gone = members.wait(grace) and self._ends_within(max(0.0, deadline - time.monotonic()))
+                members.reap()
+                members.check(signal.SIGTERM)
+            # Those that were born meanwhile are asked too.
+            grace = max(0.0, deadline - time.monotonic())
+            late = not gone or not grace
+        self.kill_tree()
+        return False
 
     def usage(self, tree: bool = False) -> Usage:
         """What the program has used until now, or used in all when it has ended.
