@@ -92,22 +92,29 @@ def _ended(plan: _core.Plan, outcome: tuple[Any, ...]) -> BaseException:
 
 def _bury_threads() -> None:
     """Mark the threads that a dead process took with it as ended: interpreter exit would wait for them for ever."""
+    dead = set(_core.bury_dead())
     threading = sys.modules.get("threading")
-    if threading is None:
+    if threading is None or not dead:
         return
-    for thread in list(threading._active.values()):
-        if not thread.native_id or os.path.exists(f"/proc/{thread.native_id}"):
-            continue
+    # A thread is in limbo until it has said itself that it runs.
+    for thread in [*threading._active.values(), *threading._limbo]:
         handle = getattr(thread, "_os_thread_handle", None) or getattr(thread, "_handle", None)
+        if thread.ident not in dead and getattr(handle, "ident", None) not in dead:
+            continue
+        if not thread._started.is_set():
+            thread._started._at_fork_reinit()  # its lock may be a dead one's
+            thread._started.set()
         if handle is not None:  # from 3.13 on
             handle._set_done()
             _core.bury(handle)
-            threading._active.pop(thread.ident, None)
         lock = getattr(thread, "_tstate_lock", None)
         if lock is not None:  # until 3.12
+            thread._tstate_lock, thread._is_stopped = None, True
+            threading._shutdown_locks.discard(lock)
             if lock.locked():
-                lock.release()
-            thread._stop()
+                lock.release()  # and who waits for it has it at once
+        threading._active.pop(thread.ident, None)
+        threading._limbo.pop(thread, None)
 
 
 def _dead_traceback(frames: list[tuple[Any, int]]) -> str:
@@ -153,7 +160,7 @@ def _shield() -> tuple[str | None, ...]:
     return tuple(part for pair in pairs for part in pair)
 
 
-_core.hooks(Cancelled, _clone_failed, _ended, _absorb, _shield())
+_core.hooks(Cancelled, _clone_failed, _ended, _absorb, _bury_threads, _shield())
 os.register_at_fork(after_in_child=_core.pool_after_fork)
 _UNSUPPORTED: Final = _core.unsupported()
 

@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+from features import requires
 from helpers import in_subprocess
 
 import sysclone
@@ -174,6 +175,95 @@ def test_threads_that_died_with_their_process_are_not_waited_for():
         threading.Thread(target=lambda: time.sleep(0.05) or os.write(write, b"x")).start()
     """)
     assert out == "waited for"
+
+
+@requires("user_namespaces")
+def test_threads_that_died_in_a_pid_namespace_are_not_waited_for():
+    """Threads whose ids there are those of other tasks here are known to be dead."""
+    in_subprocess("""
+        import os, threading, time, sysclone
+        from sysclone import Context, Namespace, Share, TaskExited
+        inside = Context(share=Share.VM, new=Namespace.USER | Namespace.PID)
+        threads = []
+
+        def starts():
+            for _ in range(3):
+                threads.append(threading.Thread(target=time.sleep, args=(60,)))
+                threads[-1].start()
+            assert threads[0].native_id < 10
+            os._exit(3)
+
+        try:
+            inside.call(starts)
+        except TaskExited:
+            pass
+        for thread in threads:
+            thread.join()
+    """)
+
+
+LAST_ACTS = {
+    "fault": "ctypes.string_at(8)",  # with the GIL, as every foreign function that is a method of PyDLL
+    "exit": "os._exit(3)",
+    "kill": "os.kill(os.getpid(), signal.SIGKILL)",
+    "sleep": "time.sleep(60)",
+}
+
+
+@pytest.mark.parametrize("verb", ["sysclone.call({})", "sysclone.start({}).result()"], ids=["call", "start"])
+@pytest.mark.parametrize("act", LAST_ACTS)
+def test_threads_that_were_left_may_die(act, verb):
+    """Where a thread that a function left takes its process along, the program goes on, joins its threads, and ends."""
+    in_subprocess(f"""
+        import ctypes, os, signal, threading, time, sysclone
+        threads = []
+
+        def leaves():
+            threads.clear()
+            for daemon in (False, True):
+                threads.append(threading.Thread(target=go_on.wait, daemon=daemon))
+            threads.append(threading.Thread(target=lambda: (go_on.wait(), {LAST_ACTS[act]})))
+            for thread in threads:
+                thread.start()
+            return os.getpid()
+
+        for _ in range(3):
+            go_on = threading.Event()
+            pid = {verb.format("leaves")}
+            go_on.set()
+            if {act == "sleep"}:
+                os.kill(pid, signal.SIGKILL)
+            for thread in threads:
+                thread.join()
+            others = [threading.Thread(target=sum, args=(range(100_000),)) for _ in range(4)]
+            for other in others:
+                other.start()
+            for other in others:
+                other.join()
+        go_on = threading.Event()
+        pid = {verb.format("leaves")}
+        if {act == "sleep"}:
+            threading.Thread(target=lambda: time.sleep(0.05) or os.kill(pid, signal.SIGKILL)).start()
+        else:
+            threading.Thread(target=lambda: time.sleep(0.05) or go_on.set()).start()
+    """)
+
+
+def test_a_thread_may_die_in_its_turn():
+    """A thread that crashes the process of a function while it has the GIL does not take it along."""
+    in_subprocess("""
+        import ctypes, os, threading, time, sysclone
+
+        def sleeps():
+            threading.Thread(target=ctypes.string_at, args=(8,)).start()
+            time.sleep(60)
+
+        for n in range(6):
+            try:
+                (sysclone.call if n % 2 else lambda fn: sysclone.start(fn).result())(sleeps)
+            except sysclone.TaskKilled as error:
+                assert error.status.signal == 11
+    """)
 
 
 def test_a_task_of_another_table_closes_no_fd_here():

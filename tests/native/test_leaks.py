@@ -150,7 +150,7 @@ def packets():
     os.close(theirs)
 
 HOOKS = (sysclone.Cancelled, sysclone._call._clone_failed, sysclone._call._ended, sysclone._call._absorb,
-         sysclone._call._shield())
+         sysclone._call._bury_threads, sysclone._call._shield())
 
 HELD = core.Plan(0x10000100, 17, deny_setgroups=True)
 REFUSED = core.Plan(0x10000100, 17, uid_map=b"nonsense")
@@ -207,6 +207,7 @@ LOOPS = {
     "Plan": "plans()",
     "address_of": "core.address_of(block); refused(core.address_of, 5)",
     "Tracer": "traces(); refused(core.Tracer, 'x', 0)",
+    "bury_dead": "core.bury_dead()",
     "bury": "refused(core.bury, None)",
     "clone": "reap(core.clone(VM_VFORK | 17, stack + 16384, 0, 0, 0, core.ENTRY_EXIT, 0)); "
     "refused(core.clone, 1 << 16, 0, 0, 0, 0, 0, 0); forks(core.clone, 17, 0, 0, 0, 0, 0, 0)",

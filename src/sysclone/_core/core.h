@@ -43,6 +43,7 @@ typedef struct {
     PyObject *clone_failed; /* (plan, errno, step) -> exception */
     PyObject *ended;        /* (plan, outcome) -> exception, for a function that neither returned nor raised */
     PyObject *shield;       /* files and names of code that is not to be interrupted: it keeps locks that all share */
+    PyObject *bury;         /* () -> None: threads that have died are marked as ended */
     PyObject *absorb;       /* an empty Python function: running it lets a pending asynchronous exception strike there */
     void (*python_handler)(int); /* CPython's own, as far as it could be seen; NULL if not */
     PyTypeObject *plan_type;
@@ -152,6 +153,8 @@ void sc_gil_mend(PyThreadState *ts);
 void sc_gil_after_fork(void);
 
 /* --- bury.c: threads that died with their process */
+size_t sc_bury_dead(unsigned long *idents, size_t room);
+PyObject *sc_bury_dead_py(PyObject *module, PyObject *unused);
 PyObject *sc_bury(PyObject *module, PyObject *handle);
 
 /* --- frames.c: the frames of a function that is frozen, or dead */
@@ -229,7 +232,7 @@ typedef struct sc_light {
 } sc_light;
 
 void sc_light_run(sc_light *light);
-void sc_light_settle(sc_light *light, PyObject *absorb);
+void sc_light_settle(sc_light *light, const sc_state *state);
 void sc_light_request_stop(sc_light *light, enum sc_stop why);
 void sc_light_reap(sc_light *light, bool wait);
 bool sc_has_threads(void);
@@ -286,8 +289,14 @@ void sc_pool_begin(void);
 void sc_pool_set_apart(void);
 void sc_pool_bury(pid_t group);
 
+/* --- left.c: the end of threads that a function left behind */
+typedef struct sc_left sc_left;
+sc_left *sc_left_watch(int pidfd, PyObject *bury);
+bool sc_left_is_over(const sc_left *left);
+void sc_left_free(sc_left *left);
+
 /* --- reap.c: light processes whose threads outlive their function */
-void sc_reap_later(int pidfd, struct sc_guarded *guarded, PyObject *keep);
+void sc_reap_later(int pidfd, sc_guarded *guarded, sc_left *left, PyObject *keep);
 void sc_reap_ended(void);
 PyObject *sc_reap_pending(PyObject *module, PyObject *unused);
 PyObject *sc_reap_later_py(PyObject *module, PyObject *args);

@@ -1,35 +1,38 @@
 /* The GIL's mutexes and condition variables, after a child that was killed at any moment.
 
-   A task that dies while it awaits the GIL leaves what glibc counts of it: a waiter and a reference to a group, for which the
-   next who changes groups waits for ever, with the GIL's mutex in hand. Its parked thread can set that right, because it is
-   that thread to libc, and because everything that uses a condition variable holds its mutex:
+   A task that dies leaves the GIL locked, if it or a thread of its had it; and, up to glibc 2.40, where it awaited the GIL, what
+   glibc counts of it: a waiter and a reference to a group, for which the next who changes groups waits for ever, with the GIL's
+   mutex in hand. Its parked thread can set that right, because it is that thread to libc, and because everything that uses a
+   condition variable holds its mutex:
 
-   1. It takes the mutexes. One whose owner, as libc wrote it, is this very thread, was the dead one's. One that another holds
-      for long while it waits for a group's references is waiting for the dead one's: that reference is taken back.
+   1. It takes the mutexes. One whose owner, as libc wrote it, is this very thread, was the dead one's; one whose owner is for
+      long no thread that lives, was that of a thread which died with it. One that another holds for long while it waits for a
+      group's references is waiting for the dead one's: that reference is taken back.
    2. With the mutexes held nobody comes to the condition variables. Their groups are marked as closed and woken, so all who
       live leave, to wait for the mutexes. What is left over then is the dead one's.
    3. They are set to nothing, as new. A GIL that the dead one had taken, or not yet dropped, is free again.
    4. The mutexes are let go of as if somebody waited: a wake that the dead one was given is given again.
 
-   Nothing can be done about other locks: the allocator's, and those of the program. */
+   A newer glibc counts nobody, so there the condition variables are let be; who waits for the GIL looks again by himself, every
+   switch interval. Nothing can be done about other locks: the allocator's, and those of the program. */
 #include "tstate.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#ifdef __GLIBC__
 #include <gnu/libc-version.h>
+#endif
 #include <linux/futex.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 /* Steps of a millisecond. A living thread that is in the midst of something may be kept from the processor for so long. */
 #define SC_LAG_MS 300
 #define SC_PATIENCE_MS 1000
 #define SC_TRIES 20
 
-#if defined(__GLIBC__) && __GLIBC__ == 2 && __GLIBC_MINOR__ < 41 && !SC_PY(14)
+#if defined(__GLIBC__)
 
 static int sc_gil_turn; /* one at a time */
 
@@ -39,19 +42,28 @@ sc_gil_after_fork(void)
     sc_gil_turn = 0;
 }
 
+static void
+sc_pause(void)
+{
+    struct timespec moment = {.tv_nsec = 1000000};
+    sc_raw4(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &moment, 0);
+}
+
+/* --- what glibc counts */
+
+typedef struct {
+    unsigned refs[2], lock;
+    int since[3];
+} sc_stuck;
+
+#if __GLIBC__ == 2 && __GLIBC_MINOR__ < 41 && !SC_PY(14)
+
 static bool
 sc_counts_waiters(void)
 {
     static int answer;
     if (!answer) answer = atoi(gnu_get_libc_version() + 2) < 41 ? 1 : -1;
     return answer > 0;
-}
-
-static void
-sc_pause(void)
-{
-    struct timespec moment = {.tv_nsec = 1000000};
-    sc_raw4(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &moment, 0);
 }
 
 static void
@@ -79,11 +91,6 @@ sc_break_open(pthread_cond_t *cond)
     sc_wake_all(&cond->__data.__g1_orig_size);
 }
 
-typedef struct {
-    unsigned refs[2], lock;
-    int since[3];
-} sc_stuck;
-
 static void
 sc_unstick(pthread_cond_t *cond, sc_stuck *stuck, int now)
 {
@@ -97,43 +104,6 @@ sc_unstick(pthread_cond_t *cond, sc_stuck *stuck, int now)
     unsigned lock = __atomic_load_n(&cond->__data.__g1_orig_size, __ATOMIC_SEQ_CST);
     if (waits || !(lock & 3) || lock != stuck->lock) stuck->lock = lock, stuck->since[2] = now;
     else if (now - stuck->since[2] >= SC_LAG_MS) sc_break_open(cond), stuck->since[2] = now;
-}
-
-/* This thread's id as libc knows it, which in a light process is not its own. */
-static int
-sc_own_number(void)
-{
-    pthread_mutex_t probe = PTHREAD_MUTEX_INITIALIZER;
-    pthread_mutex_lock(&probe);
-    int number = probe.__data.__owner;
-    pthread_mutex_unlock(&probe);
-    return number;
-}
-
-/* Takes mutex, which the dead one may hold. conds: what its holder may be stuck in. */
-static bool
-sc_seize(pthread_mutex_t *mutex, pthread_cond_t *const conds[2])
-{
-    sc_stuck stuck[2] = {0};
-    int mine = sc_own_number(), ownerless = 0;
-    for (int now = 0; now < SC_PATIENCE_MS; now++) {
-        if (pthread_mutex_trylock(mutex) == 0) return true;
-        int owner = __atomic_load_n(&mutex->__data.__owner, __ATOMIC_SEQ_CST);
-        if (owner == mine) return true;
-        /* Between the word and the owner there are some instructions. */
-        ownerless = owner ? 0 : ownerless + 1;
-        if (ownerless > 2 * SC_LAG_MS) return true;
-        for (int i = 0; i < 2; i++) sc_unstick(conds[i], &stuck[i], now);
-        sc_pause();
-    }
-    return false;
-}
-
-static void
-sc_let_go(pthread_mutex_t *mutex)
-{
-    __atomic_store_n(&mutex->__data.__lock, 2, __ATOMIC_SEQ_CST);
-    pthread_mutex_unlock(mutex);
 }
 
 /* With its mutex: sends away all who live, and forgets the rest. */
@@ -158,13 +128,69 @@ sc_renew(pthread_cond_t *cond)
     cond->__data.__wrefs = kind;
 }
 
+#else
+
 static bool
-sc_is_gone(const PyThreadState *ts)
+sc_counts_waiters(void)
 {
-    char path[64];
-    sc_proc_path(path, (long)ts->native_thread_id, "");
-    return ts->native_thread_id && sc_raw4(SYS_faccessat, AT_FDCWD, path, F_OK, 0) == -ENOENT;
+    return false;
 }
+
+static void
+sc_unstick(pthread_cond_t *cond, sc_stuck *stuck, int now)
+{
+    (void)cond, (void)stuck, (void)now;
+}
+
+static void
+sc_renew(pthread_cond_t *cond)
+{
+    (void)cond;
+}
+
+#endif
+
+/* --- the mutexes */
+
+/* This thread's id as libc knows it, which in a light process is not its own. */
+static int
+sc_own_number(void)
+{
+    pthread_mutex_t probe = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&probe);
+    int number = probe.__data.__owner;
+    pthread_mutex_unlock(&probe);
+    return number;
+}
+
+/* Takes mutex, which the dead one may hold. conds: what its holder may be stuck in. */
+static bool
+sc_seize(pthread_mutex_t *mutex, pthread_cond_t *const conds[2])
+{
+    sc_stuck stuck[2] = {0};
+    int mine = sc_own_number(), lost = 0;
+    for (int now = 0; now < SC_PATIENCE_MS; now++) {
+        if (pthread_mutex_trylock(mutex) == 0) return true;
+        int owner = __atomic_load_n(&mutex->__data.__owner, __ATOMIC_SEQ_CST);
+        if (owner == mine) return true;
+        /* Between the word and the owner there are some instructions; and a thread that ends gives its thread state back before
+           the GIL. */
+        lost = owner && sc_bury_lives(owner) ? 0 : lost + 1;
+        if (lost > 2 * SC_LAG_MS) return true;
+        for (int i = 0; i < 2 && sc_counts_waiters(); i++) sc_unstick(conds[i], &stuck[i], now);
+        sc_pause();
+    }
+    return false;
+}
+
+static void
+sc_let_go(pthread_mutex_t *mutex)
+{
+    __atomic_store_n(&mutex->__data.__lock, 2, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(mutex);
+}
+
+/* --- the GIL */
 
 /* With its mutex: a GIL that the dead one had taken and not been given, or had not yet dropped; or that a thread has which
    died with it. */
@@ -178,7 +204,7 @@ sc_free_of(struct _gil_runtime_state *gil, PyThreadState *ts)
     bool locked = _Py_atomic_load_relaxed(&gil->locked);
     PyThreadState *holder = (PyThreadState *)_Py_atomic_load_relaxed(&gil->last_holder);
 #endif
-    if (!locked || sc_tstate_attached(ts) || (holder != ts && !sc_is_gone(holder))) return;
+    if (!locked || (ts && sc_tstate_attached(ts)) || (holder != ts && !sc_bury_is_dead(holder))) return;
 #if SC_PY(13)
     _Py_atomic_store_int_relaxed(&gil->locked, 0);
 #elif SC_PY(12)
@@ -196,23 +222,23 @@ sc_try_to_mend(struct _gil_runtime_state *gil, PyThreadState *ts)
     if (!sc_seize(&gil->mutex, conds)) return false;
     bool both = sc_seize(&gil->switch_mutex, conds);
     if (both) {
-        sc_renew(&gil->switch_cond);
+        if (sc_counts_waiters()) sc_renew(&gil->switch_cond);
         sc_let_go(&gil->switch_mutex);
-        sc_renew(&gil->cond);
+        if (sc_counts_waiters()) sc_renew(&gil->cond);
         sc_free_of(gil, ts);
     }
     sc_let_go(&gil->mutex);
     return both;
 }
 
-/* Of a child that died: called by its parked thread, which has the GIL only if the child had. Not in a light process, which may
-   itself be killed in the midst of it. */
+/* Of a child that died: called by its parked thread, ts, which has the GIL only if the child had; or without one, for threads
+   that a function had left. Not in a light process, which may itself be killed in the midst of it. */
 void
 sc_gil_mend(PyThreadState *ts)
 {
-    if (!sc_counts_waiters() || !sc_guard_is_owner()) return;
+    if (!sc_guard_is_owner()) return;
 #if SC_PY(12)
-    struct _gil_runtime_state *gil = ts->interp->ceval.gil;
+    struct _gil_runtime_state *gil = PyInterpreterState_Main()->ceval.gil;
 #else
     struct _gil_runtime_state *gil = &_PyRuntime.ceval.gil;
 #endif

@@ -361,7 +361,7 @@ sc_light_has_room(const sc_plan *plan)
 
 /* With the GIL, on l->ts, when the child is gone. */
 void
-sc_light_settle(sc_light *l, PyObject *absorb)
+sc_light_settle(sc_light *l, const sc_state *state)
 {
     if (l->end == SC_DIED) {
         /* A collection would walk frames that are not in order yet. */
@@ -379,12 +379,14 @@ sc_light_settle(sc_light *l, PyObject *absorb)
     for (int i = 0; i < l->pokes; i++) Py_INCREF(l->cancelled);
     /* An exception that was set and not met would strike this thread in the middle of something else. */
     while (l->pokes && sc_tstate_is_poked(l->ts, l->cancelled)) {
-        PyObject *answer = PyObject_CallNoArgs(absorb);
+        PyObject *answer = PyObject_CallNoArgs(state->absorb);
         if (answer) Py_DECREF(answer);
         else PyErr_Clear();
     }
-    if (l->threads_left && (l->guarded || !(l->plan->clone.flags & CLONE_PARENT)))
-        sc_reap_later((int)sc_raw2(SYS_pidfd_open, l->pid, 0), l->guarded, NULL);
+    if (l->threads_left && (l->guarded || !(l->plan->clone.flags & CLONE_PARENT))) {
+        int pidfd = (int)sc_raw2(SYS_pidfd_open, l->pid, 0);
+        sc_reap_later(pidfd, l->guarded, pidfd < 0 ? NULL : sc_left_watch(pidfd, state->bury), NULL);
+    }
 }
 
 /* (pid, end, status or None, exit code, stop, stop signal, value, frames, threads left) */
@@ -481,7 +483,7 @@ sc_light_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObjec
         return sc_clone_failed(state, args[0], l.pid, l.failed_step ? l.failed_step : "clone");
     }
     if (!sc_tstate_attached(l.ts)) PyEval_RestoreThread(l.ts);
-    if (l.end == SC_DIED || l.pokes || l.threads_left) sc_light_settle(&l, state->absorb);
+    if (l.end == SC_DIED || l.pokes || l.threads_left) sc_light_settle(&l, state);
     if (l.lives_on) {
         Py_BEGIN_ALLOW_THREADS
         sc_light_reap(&l, true);

@@ -3,17 +3,19 @@
 
 #include <signal.h>
 
-/* hooks(cancelled, clone_failed, ended, absorb, shield) */
+/* hooks(cancelled, clone_failed, ended, absorb, bury, shield) */
 static PyObject *
 sc_hooks(PyObject *module, PyObject *args)
 {
     sc_state *state = sc_get_state(module);
-    PyObject *cancelled, *clone_failed, *ended, *absorb, *shield;
-    if (!PyArg_ParseTuple(args, "OOOOO!:hooks", &cancelled, &clone_failed, &ended, &absorb, &PyTuple_Type, &shield)) return NULL;
+    PyObject *cancelled, *clone_failed, *ended, *absorb, *bury, *shield;
+    if (!PyArg_ParseTuple(args, "OOOOOO!:hooks", &cancelled, &clone_failed, &ended, &absorb, &bury, &PyTuple_Type, &shield))
+        return NULL;
     Py_XSETREF(state->cancelled, Py_NewRef(cancelled));
     Py_XSETREF(state->clone_failed, Py_NewRef(clone_failed));
     Py_XSETREF(state->ended, Py_NewRef(ended));
     Py_XSETREF(state->absorb, Py_NewRef(absorb));
+    Py_XSETREF(state->bury, Py_NewRef(bury));
     Py_XSETREF(state->shield, Py_NewRef(shield));
     /* A thread state that is poked from a signal handler is given a reference there, where none can be taken: from this
        stock. What was used is put back when the task has ended. */
@@ -34,7 +36,7 @@ sc_unsupported(PyObject *module, PyObject *unused)
 #define SC_FAST(f) ((PyCFunction)(void (*)(void))(f))
 
 static PyMethodDef sc_methods[] = {
-    {"hooks", sc_hooks, METH_VARARGS, "hooks(cancelled, clone_failed, ended, absorb, shield)"},
+    {"hooks", sc_hooks, METH_VARARGS, "hooks(cancelled, clone_failed, ended, absorb, bury, shield)"},
     {"unsupported", sc_unsupported, METH_NOARGS, "Why light processes cannot run here, or None."},
     {"light_call", SC_FAST(sc_light_call), METH_FASTCALL | METH_KEYWORDS, "light_call(plan, fn, *args, **kwargs)"},
     {"timed_call", SC_FAST(sc_timed_call), METH_FASTCALL | METH_KEYWORDS, "timed_call(seconds, plan, fn, *args, **kwargs)"},
@@ -45,6 +47,7 @@ static PyMethodDef sc_methods[] = {
     {"pool_after_fork", sc_pool_after_fork, METH_NOARGS, "Forget the helpers: in a forked child they are not there."},
     {"pool_drain", sc_pool_drain, METH_VARARGS, "pool_drain(seconds): wait until no helper is busy."},
     {"pool_stop", sc_pool_stop, METH_NOARGS, "Ask every function on a helper to end."},
+    {"bury_dead", sc_bury_dead_py, METH_NOARGS, "The idents of threads that have died with their process since it was last asked."},
     {"bury", sc_bury, METH_O, "bury(handle): take a dead thread off the list of those that the interpreter's end waits for."},
     {"reap_pending", sc_reap_pending, METH_NOARGS, "How many light processes live on in threads of theirs."},
     {"reap_later", sc_reap_later_py, METH_VARARGS, "reap_later(pidfd): takes it, and reaps the child at a later call."},
@@ -120,6 +123,7 @@ sc_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->clone_failed);
     Py_VISIT(state->ended);
     Py_VISIT(state->absorb);
+    Py_VISIT(state->bury);
     Py_VISIT(state->shield);
     Py_VISIT(state->plan_type);
     Py_VISIT(state->job_type);
@@ -135,6 +139,7 @@ sc_clear(PyObject *module)
     Py_CLEAR(state->clone_failed);
     Py_CLEAR(state->ended);
     Py_CLEAR(state->absorb);
+    Py_CLEAR(state->bury);
     Py_CLEAR(state->shield);
     Py_CLEAR(state->plan_type);
     Py_CLEAR(state->job_type);

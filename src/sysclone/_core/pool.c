@@ -132,7 +132,7 @@ sc_helper_finish(sc_helper *helper, sc_run *run)
         inside = true;
     }
     if (inside) {
-        if (l->pid > 0) sc_light_settle(l, run->module_state->absorb);
+        if (l->pid > 0) sc_light_settle(l, run->module_state);
         PyEval_SaveThread();
     }
     if (l->lives_on) sc_light_reap(l, true);

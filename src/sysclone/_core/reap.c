@@ -20,6 +20,7 @@ typedef struct {
     int pidfd;
     pid_t owner;
     sc_guarded *guarded; /* or NULL */
+    sc_left *left;       /* who watches it, or NULL */
     PyObject *keep;      /* owned, or NULL: what the task needs until its end */
 } sc_pending_end;
 
@@ -36,7 +37,7 @@ static PyMutex sc_pending_lock;
 #endif
 
 static bool
-sc_pending_add(int pidfd, sc_guarded *guarded, PyObject *keep)
+sc_pending_add(int pidfd, sc_guarded *guarded, sc_left *left, PyObject *keep)
 {
     if (sc_pending_count == sc_pending_room) {
         size_t room = sc_pending_room ? 2 * sc_pending_room : 16;
@@ -46,26 +47,27 @@ sc_pending_add(int pidfd, sc_guarded *guarded, PyObject *keep)
         sc_pending_room = room;
     }
     sc_pending[sc_pending_count++] = (sc_pending_end){.pidfd = pidfd, .owner = (pid_t)sc_raw0(SYS_getpid),
-                                                      .guarded = guarded, .keep = Py_XNewRef(keep)};
+                                                      .guarded = guarded, .left = left, .keep = Py_XNewRef(keep)};
     return true;
 }
 
-/* Takes pidfd, and a reference to keep, which may be NULL. A negative one (the table was full) is a zombie that stays until
-   the program ends. */
+/* Takes pidfd, and what else is not NULL: left, and a reference to keep. A negative pidfd (the table was full) is a zombie
+   that stays until the program ends. */
 void
-sc_reap_later(int pidfd, sc_guarded *guarded, PyObject *keep)
+sc_reap_later(int pidfd, sc_guarded *guarded, sc_left *left, PyObject *keep)
 {
     if (pidfd < 0) return;
     SC_PENDING_LOCK();
-    bool added = sc_pending_add(pidfd, guarded, keep);
+    bool added = sc_pending_add(pidfd, guarded, left, keep);
     SC_PENDING_UNLOCK();
-    if (!added) sc_raw1(SYS_close, pidfd);
+    if (!added && !left) sc_raw1(SYS_close, pidfd);
 }
 
 /* Whether it has ended, and is reaped by that. */
 static bool
 sc_pending_is_over(const sc_pending_end *p)
 {
+    if (p->left && !sc_left_is_over(p->left)) return false;
     siginfo_t info = {0};
     long answer = sc_raw5(SYS_waitid, P_PIDFD, p->pidfd, &info, WEXITED | WNOHANG | __WALL, 0);
     /* A sibling is its parent's to reap: its pidfd tells of its last thread's end. */
@@ -101,6 +103,7 @@ sc_reap_ended(void)
         found = sc_reap_next(&at, &ended);
         SC_PENDING_UNLOCK();
         if (!found) break;
+        if (ended.left) sc_left_free(ended.left);
         sc_raw1(SYS_close, ended.pidfd);
         if (ended.guarded) sc_guard_release(ended.guarded);
         Py_XDECREF(ended.keep); /* whose end may come here again */
@@ -125,6 +128,6 @@ sc_reap_later_py(PyObject *module, PyObject *args)
     int pidfd;
     PyObject *keep = NULL;
     if (!PyArg_ParseTuple(args, "i|O:reap_later", &pidfd, &keep)) return NULL;
-    sc_reap_later(pidfd, NULL, keep);
+    sc_reap_later(pidfd, NULL, NULL, keep);
     Py_RETURN_NONE;
 }

@@ -415,7 +415,7 @@ sc_tracer_close(PyObject *self, PyObject *unused)
     if (going_on) {
         uint64_t one = 1;
         sc_raw3(SYS_write, o->event_fd, &one, sizeof one); /* for those who wait for records */
-        sc_reap_later(o->pidfd, NULL, NULL);
+        sc_reap_later(o->pidfd, NULL, NULL, NULL);
         o->pidfd = -1;
         o->tracer = NULL;
         o->stack = NULL;

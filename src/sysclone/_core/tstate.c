@@ -16,6 +16,12 @@ sc_is_laid_out_alike(void)
     const _Py_DebugOffsets *o = &_PyRuntime.debug_offsets;
     return memcmp(o->cookie, _Py_Debug_Cookie, sizeof o->cookie) == 0
            && o->thread_state.current_frame == offsetof(PyThreadState, current_frame)
+           && o->interpreter_state.threads_head == offsetof(PyInterpreterState, threads.head)
+           && o->interpreter_state.ceval_gil == offsetof(PyInterpreterState, ceval.gil)
+           && o->interpreter_state.gil_runtime_state == offsetof(PyInterpreterState, _gil)
+           && o->interpreter_state.gil_runtime_state_locked == offsetof(PyInterpreterState, _gil.locked)
+           && o->interpreter_state.gil_runtime_state_holder == offsetof(PyInterpreterState, _gil.last_holder)
+           && o->thread_state.next == offsetof(PyThreadState, next)
            && o->thread_state.thread_id == offsetof(PyThreadState, thread_id)
            && o->thread_state.datastack_chunk == offsetof(PyThreadState, datastack_chunk)
            && o->interpreter_frame.executable == offsetof(_PyInterpreterFrame, f_executable)

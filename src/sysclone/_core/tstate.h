@@ -1,4 +1,4 @@
-/* CPython's own structures, for the two files that know them: tstate.c and frames.c. */
+/* CPython's own structures, for the files that know them: tstate.c, frames.c, gil.c and bury.c. */
 #ifndef SC_TSTATE_H
 #define SC_TSTATE_H
 
@@ -29,5 +29,7 @@
 
 bool sc_frames_is_mapped(const void *at, size_t bytes);
 _PyInterpreterFrame *sc_frames_top(const sc_tstate *saved);
+bool sc_bury_is_dead(const PyThreadState *ts);
+bool sc_bury_lives(int number);
 
 #endif
