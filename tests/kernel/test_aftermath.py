@@ -266,6 +266,53 @@ def test_a_thread_may_die_in_its_turn():
     """)
 
 
+@pytest.mark.parametrize("parent", ["caller", "sibling"])
+def test_what_runs_for_a_killed_function_dies_with_it(parent):
+    """A function that is killed while another one runs for it takes that one along, which ran as the caller's own thread."""
+    in_subprocess(f"""
+        import os, signal, threading, time, sysclone
+        from helpers import lives
+        from sysclone import Context, Share, TaskKilled
+        told, tell = os.pipe()
+        inner = Context(share=Share.VM, parent={parent!r}, exit_signal={"0" if parent == "sibling" else "signal.SIGCHLD"})
+
+        def counts():
+            global count
+            os.write(tell, b"%d " % os.getpid())
+            while True:
+                count += 1
+
+        def calls():
+            os.write(tell, b"%d " % os.getpid())
+            inner.call(counts)
+
+        def kills():
+            pids = b""
+            while pids.count(b" ") < 2:
+                pids += os.read(told, 100)
+            outer, within = map(int, pids.split())
+            while count < 1000:
+                pass
+            found.append(within)
+            os.kill(outer, signal.SIGKILL)
+
+        found = []
+        for _ in range(10):
+            count = 0
+            killer = threading.Thread(target=kills)
+            killer.start()
+            try:
+                sysclone.call(calls)
+            except TaskKilled as error:
+                assert error.status.signal == signal.SIGKILL
+            before = count
+            killer.join()
+            assert count == before
+            while lives(found[-1]):  # past its last instruction, but maybe not at its end
+                os.sched_yield()
+    """)
+
+
 def test_a_task_of_another_table_closes_no_fd_here():
     """A Task made inside a light process with a file table of its own closes none of the creator's fds when it goes."""
     task = sysclone.call(lambda: sysclone.start(int))

@@ -61,6 +61,8 @@ CASES = {
     "call from a thread": "in_thread(light, {fn}).join()",
     "start": "kept.append(light.start({fn})); time.sleep(600)",
     "in one another": "light.call(lambda: light.call(lambda: light.call({fn})))",
+    "sibling in one another": "light.call(lambda: light.call(lambda: sibling.call({fn})))",
+    "sibling that one started": "light.call(lambda: kept.append(sibling.start({fn})) or time.sleep(600))",
     "left by a call": "light.call(leaves, {fn}); time.sleep(600)",
     "left by a task": "kept.append(light.start(leaves, {fn})); time.sleep(600)",
     "left by a call from a thread that ended": "in_thread(light, leaves, {fn}).join(); time.sleep(600)",

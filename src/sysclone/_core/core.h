@@ -199,6 +199,7 @@ typedef struct sc_light {
     void (*python_handler)(int);
     uint64_t mask; /* the child's */
     pid_t creator;
+    pid_t grandparent; /* the creator's parent: a sibling's own */
     pid_t parent; /* as the child sees it: 0 in a pid namespace of its own */
     sc_clone_request request;
     /* Shared words. attention: -1 running; each request to look takes one off; the kernel writes 0 at exit. */
@@ -207,6 +208,7 @@ typedef struct sc_light {
     int stop_signal; /* the signal that asked, for SC_STOP_SIGNAL */
     uint32_t forwarded; /* bits of signals that the parked main thread has taken for the function */
     struct sc_light *outer; /* the light process that the parked thread is itself, or NULL */
+    struct sc_light *inner; /* the light process that runs as this one's thread for it, or NULL */
     bool hands_on;          /* its SIGINT means what stands in outer's forwarded */
     int pokes;       /* references to cancelled that the thread state was given */
     int ending;      /* set before event_fd is read for the last time */

@@ -163,11 +163,11 @@ sc_light_child(void *argument)
         __atomic_store_n(&l->started, 1, __ATOMIC_SEQ_CST);
         if (l->attach) sc_raw6(SYS_futex, &l->started, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
     }
-    if (l->own_group && !(l->plan->clone.flags & CLONE_PARENT)) {
+    if (l->own_group && !l->guarded) {
         sc_raw5(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-        /* The creator may have died before the line above. In a new pid namespace it cannot be seen: 0. */
+        /* The parent may have died before the line above. In a new pid namespace it cannot be seen: 0. */
         l->parent = (pid_t)sc_raw0(SYS_getppid);
-        if (l->parent && l->parent != l->creator) return 1;
+        if (l->parent && l->parent != (l->plan->clone.flags & CLONE_PARENT ? l->grandparent : l->creator)) return 1;
     } else {
         l->parent = (pid_t)sc_raw0(SYS_getppid);
         if (l->guarded && !sc_guard_enter(l->guarded)) return 1;
@@ -257,6 +257,26 @@ sc_park(sc_light *l)
     }
 }
 
+/* One that was killed while it was itself parked: what ran as this thread for it dies too, and until then this thread's
+   storage is in use. A child has been sent a SIGKILL by the kernel; a sibling is a child of this process. */
+static void
+sc_end_inner(sc_light *l)
+{
+    struct timespec patience = {.tv_sec = 2};
+    sc_light *inner = __atomic_load_n(&l->inner, __ATOMIC_SEQ_CST);
+    if (!inner || l->end != SC_DIED) return;
+    bool sibling = inner->plan->clone.flags & CLONE_PARENT && inner->own_group && inner->pid > 0;
+    siginfo_t info;
+    /* A number of another pid namespace's is a stranger's here; there it dies with its init. */
+    sibling = sibling && l->parent && sc_raw5(SYS_waitid, P_PID, inner->pid, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, 0) == 0;
+    if (sibling) sc_raw2(SYS_kill, inner->pid, SIGKILL);
+    for (int word, n = 0; n < 3 && (word = __atomic_load_n(&inner->attention, __ATOMIC_SEQ_CST)); n++)
+        sc_raw6(SYS_futex, &inner->attention, FUTEX_WAIT, word, &patience, 0, 0);
+    while (sibling && sc_raw4(SYS_wait4, inner->pid, 0, __WALL, 0) == -EINTR) {
+    }
+    sc_end_inner(inner);
+}
+
 /* Reaps the child, if it is to be had soon: unless it is to be waited for, which the caller does without the GIL. */
 void
 sc_light_reap(sc_light *l, bool wait)
@@ -285,6 +305,7 @@ sc_light_run(sc_light *l)
     if (!l->attach) l->mask = old;
     l->own_group = !(plan->flags & CLONE_THREAD);
     l->creator = (pid_t)sc_raw0(SYS_getpid);
+    l->grandparent = (pid_t)sc_raw0(SYS_getppid);
     l->attention = -1;
     l->pidfd = -1;
     bool mixed = (plan->flags & CLONE_SIGHAND) && (plan->flags & CLONE_NEWPID);
@@ -335,7 +356,10 @@ sc_light_run(sc_light *l)
     __atomic_store_n(&l->started, 1, __ATOMIC_SEQ_CST);
     if (l->attach) sc_raw6(SYS_futex, &l->started, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
     if (l->pid > 0) {
+        if (outer) __atomic_store_n(&outer->inner, l, __ATOMIC_SEQ_CST);
         sc_park(l);
+        sc_end_inner(l);
+        if (outer) __atomic_store_n(&outer->inner, NULL, __ATOMIC_SEQ_CST);
         if (l->end == SC_DIED) SC_UNPOISON(low, top - low);
         sc_light_reap(l, false);
         if (l->end == SC_DIED && !l->killed && l->own_group) sc_gil_mend(l->ts);
@@ -437,9 +461,9 @@ sc_light_rearm(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
     sc_light *l = sc_caught_by;
-    if (l && l->own_group && !(l->plan->clone.flags & CLONE_PARENT)) {
+    if (l && l->own_group && !l->guarded) {
         sc_raw5(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-        /* The creator may have died meanwhile. In a pid namespace of its own this cannot be seen: 0. */
+        /* The parent may have died meanwhile. In a pid namespace of its own this cannot be seen: 0. */
         if (sc_raw0(SYS_getppid) != l->parent) sc_signals_die(SIGKILL);
     }
     Py_RETURN_NONE;
