@@ -94,26 +94,34 @@ def _bury_threads() -> None:
     """Mark the threads that a dead process took with it as ended: interpreter exit would wait for them for ever."""
     dead = set(_core.bury_dead())
     threading = sys.modules.get("threading")
-    if threading is None or not dead:
+    if threading is None:
         return
-    # A thread is in limbo until it has said itself that it runs.
-    for thread in [*threading._active.values(), *threading._limbo]:
+    # Every thread there is, also one that has not said yet that it runs, or has said already that it ends.
+    for thread in [reference() for reference in list(threading._dangling.data)]:
+        ident = getattr(thread, "_ident", None)
         handle = getattr(thread, "_os_thread_handle", None) or getattr(thread, "_handle", None)
-        if thread.ident not in dead and getattr(handle, "ident", None) not in dead:
-            continue
-        if not thread._started.is_set():
-            thread._started._at_fork_reinit()  # its lock may be a dead one's
-            thread._started.set()
         if handle is not None:  # from 3.13 on
+            ident = handle.ident or ident
+            if handle.is_done() or not ident:
+                continue
+            # What libc keeps of it is there as long as it is not done, unless it is not the interpreter's own.
+            if ident not in dead and (isinstance(thread, threading._DummyThread) or not _core.died(ident)):
+                continue
             handle._set_done()
             _core.bury(handle)
+        elif ident not in dead:
+            continue
         lock = getattr(thread, "_tstate_lock", None)
         if lock is not None:  # until 3.12
             thread._tstate_lock, thread._is_stopped = None, True
             threading._shutdown_locks.discard(lock)
             if lock.locked():
                 lock.release()  # and who waits for it has it at once
-        threading._active.pop(thread.ident, None)
+        if not thread._started.is_set():
+            thread._started._at_fork_reinit()  # its lock may be a dead one's
+            thread._started.set()
+        if threading._active.get(ident) is thread:
+            del threading._active[ident]
         threading._limbo.pop(thread, None)
 
 

@@ -218,6 +218,7 @@ LOOPS = {
     "copies(0, ((where, 4096, 10, 11),)); "
     "refused(core.copied, copied, 0, page, ((1, 1, 10, 11),)); refused(core.copied, copied, 0, page, (5,))",
     "copied_call": "copies_at_once(0); copies_at_once(2); refused(core.copied_call, copied, 0, b'read only')",
+    "died": "core.died(0); refused(core.died, None)",
     "exchange": "core.exchange(block, 0, 1, 1); refused(core.exchange, block, 1 << 20, 0, 0)",
     "finalizing": "core.finalizing()",
     "groups": "core.groups(tids, leaders, (1, 2, 3, 4, 5, 6)); refused(core.groups, tids, leaders[:4], (1,)); "

@@ -76,6 +76,15 @@ sc_bury_dead(unsigned long *idents, size_t room)
     return count;
 }
 
+/* died(ident) -> whether a thread of which libc has something still died without a word. */
+PyObject *
+sc_died(PyObject *module, PyObject *object)
+{
+    (void)module;
+    unsigned long ident = PyLong_AsUnsignedLong(object);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(sc_thread_number(ident) == 0);
+}
+
 #define SC_BURY_AT_ONCE 64
 
 /* bury_dead() -> the idents of threads that have died since it was last asked. */

@@ -155,6 +155,7 @@ void sc_gil_after_fork(void);
 /* --- bury.c: threads that died with their process */
 size_t sc_bury_dead(unsigned long *idents, size_t room);
 PyObject *sc_bury_dead_py(PyObject *module, PyObject *unused);
+PyObject *sc_died(PyObject *module, PyObject *ident);
 PyObject *sc_bury(PyObject *module, PyObject *handle);
 
 /* --- frames.c: the frames of a function that is frozen, or dead */

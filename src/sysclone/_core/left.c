@@ -8,7 +8,13 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
+
+#ifndef P_PIDFD
+#define P_PIDFD 3
+#endif
 
 struct sc_left {
     pthread_t thread;
@@ -35,8 +41,11 @@ sc_left_main(void *argument)
     sc_raw5(SYS_prctl, PR_SET_NAME, "sysclone-left", 0, 0, 0);
     while (sc_raw5(SYS_ppoll, &end, 1, 0, 0, 0) == -EINTR) {
     }
-    if (!sc_is_ending() && sc_bury_dead(NULL, 0)) {
-        sc_gil_mend(NULL);
+    siginfo_t info = {0};
+    long known = sc_raw5(SYS_waitid, P_PIDFD, left->pidfd, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, 0);
+    bool ended_well = known == 0 && info.si_code == CLD_EXITED && info.si_status == 0;
+    if (!sc_is_ending() && (!ended_well || sc_bury_dead(NULL, 0))) sc_gil_mend(NULL);
+    if (!sc_is_ending()) {
         PyGILState_STATE state = PyGILState_Ensure();
         PyObject *answer = PyObject_CallNoArgs(left->bury);
         if (!answer) PyErr_WriteUnraisable(left->bury);

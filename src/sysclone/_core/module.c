@@ -48,6 +48,7 @@ static PyMethodDef sc_methods[] = {
     {"pool_drain", sc_pool_drain, METH_VARARGS, "pool_drain(seconds): wait until no helper is busy."},
     {"pool_stop", sc_pool_stop, METH_NOARGS, "Ask every function on a helper to end."},
     {"bury_dead", sc_bury_dead_py, METH_NOARGS, "The idents of threads that have died with their process since it was last asked."},
+    {"died", sc_died, METH_O, "died(ident): whether a thread that was not joined has died without a word."},
     {"bury", sc_bury, METH_O, "bury(handle): take a dead thread off the list of those that the interpreter's end waits for."},
     {"reap_pending", sc_reap_pending, METH_NOARGS, "How many light processes live on in threads of theirs."},
     {"reap_later", sc_reap_later_py, METH_VARARGS, "reap_later(pidfd): takes it, and reaps the child at a later call."},
