@@ -78,9 +78,12 @@ def test_only_the_verb_is_imported():
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
 
     assert done.stdout.split() == [
+        "sysclone.cli._filter_options",
         "sysclone.cli._mount_words",
         "sysclone.cli._options",
+        "sysclone.cli._process_options",
         "sysclone.cli._relay",
+        "sysclone.cli._rights_options",
         "sysclone.cli._step_options",
         "sysclone.cli._tell",
         "sysclone.cli._words",
