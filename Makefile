@@ -10,6 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 ONLY ?=
 SUITE ?=
+FULL ?=
 comma := ,
 
 C_FILES := $(sort $(wildcard src/sysclone/_core/*.[ch]))
@@ -37,8 +38,8 @@ test: build lint types floors cross-aarch64 ## everything: lint, types, floors, 
 	@told=0; $(PYTHON) tools/test_cpython.py --python $(PYTHON) $(if $(ONLY),--only $(ONLY)) || told=1; \
 		$(PYTHON) tools/test_matrix.py --python $(PYTHON) $(if $(ONLY),--only $(ONLY)) -- $(ARGS) || told=1; exit $$told
 
-test-cpython: ## CPython's own tests with ours in its place: make test-cpython ONLY=3.13 SUITE=test_subprocess ARGS=test_preexec
-	@$(PYTHON) tools/test_cpython.py --python $(PYTHON) $(if $(ONLY),--only $(ONLY)) $(if $(SUITE),--suite $(SUITE)) -- $(ARGS)
+test-cpython: ## CPython's own tests with ours in its place: make test-cpython ONLY=3.13 SUITE=test_subprocess ARGS=test_preexec, or FULL=1
+	@$(PYTHON) tools/test_cpython.py --python $(PYTHON) $(if $(FULL),--full) $(if $(ONLY),--only $(ONLY)) $(if $(SUITE),--suite $(SUITE)) -- $(ARGS)
 
 matrix: ## the suite alone on every CPython here: make matrix ONLY=3.11,3.13 ARGS="-k task -x"
 	@$(PYTHON) tools/test_matrix.py --python $(PYTHON) $(if $(ONLY),--only $(ONLY)) -- $(ARGS)

@@ -1,23 +1,28 @@
 """Runs CPython's own tests with a part of the standard library replaced by sysclone's: the rows of tests/cpython/suites.toml.
 
 For each row and version: an environment of its own in build/cpython/, which sees the wheel that tools/test_matrix.py
-installs, and in which every Python has the replacement; then the module's tests under the watchdog. What may fail
-stands in the row's list of exceptions with its reason; an exception that no longer fails is a failure.
+installs, and in which every Python has the replacement; then the module's tests under the watchdog, several rows and
+versions at a time. What may fail stands in the row's list of exceptions with its reason; an exception that no longer fails
+is a failure. Some rows are run on some versions with --full alone.
 The last line is "N passed, N failed, N skipped", summed. The standard library is enough to run this file.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import beside
 import test_matrix
 import watchdog
 
@@ -32,8 +37,9 @@ class Suite:
 
     module: str
     versions: tuple[str, ...]
-    replaces: str
-    patch: str
+    always: tuple[str, ...]
+    tests: tuple[str, ...]
+    after: dict[str, str]
     exceptions: str
     test_seconds: float
     run_seconds: float
@@ -67,7 +73,8 @@ class Run:
 def suites() -> list[Suite]:
     """The rows of the table."""
     rows = tomllib.loads((TABLE / "suites.toml").read_text())["suite"]
-    return [Suite(**row | {"versions": tuple(row["versions"])}) for row in rows]
+    lists = ("versions", "always", "tests")
+    return [Suite(**row | {name: tuple(row.get(name, ())) for name in lists}) for row in rows]
 
 
 def exceptions(suite: Suite, minor: str) -> dict[str, str]:
@@ -81,33 +88,34 @@ def exceptions(suite: Suite, minor: str) -> dict[str, str]:
 
 def has(suite: Suite, interpreter: test_matrix.Interpreter) -> bool:
     """Whether an interpreter came with its tests: Debian's has them in a package of their own."""
+    if (TABLE / f"{suite.module}.py").exists():
+        return True
     code = f"import importlib.util as u, sys; sys.exit(u.find_spec({suite.module!r}) is None)"
     return subprocess.run([interpreter.path, "-I", "-c", code], timeout=60).returncode == 0
 
 
 def prepare(suite: Suite, interpreter: test_matrix.Interpreter, plain: bool) -> str:
     """An environment that sees the installed wheel and has the replacement in every Python; answers its interpreter."""
-    test_matrix.prepare(interpreter)
     home = HOME / f"{suite.name}-{interpreter.minor}{'-plain' if plain else ''}"
     shutil.rmtree(home, ignore_errors=True)
     test_matrix.quietly([interpreter.path, "-m", "venv", "--without-pip", str(home)])
     packages = Path("lib", f"python{interpreter.minor}", "site-packages")
     shutil.copy(TOOLS / "cpython_replace.py", home / packages)
-    lines = [str(interpreter.home / packages)]
+    lines = [str(interpreter.home / packages), str(TABLE)]
     if not plain:
-        lines.append(f"import cpython_replace; cpython_replace.after({suite.replaces!r}, {suite.patch!r})")
+        lines += [f"import cpython_replace; cpython_replace.after({one!r}, {do!r})" for one, do in suite.after.items()]
     (home / packages / "replace.pth").write_text("\n".join(lines) + "\n")
     return str(home / "bin" / "python")
 
 
 def check_replaced(suite: Suite, python: str) -> None:
     """Fail where the replacement is not in place: everything would pass."""
-    code = f"import sys, {suite.replaces}; sys.exit('sysclone' not in sys.modules)"
+    code = f"import sys, {', '.join(suite.after)}; sys.exit('sysclone' not in sys.modules)"
     if subprocess.run([python, "-I", "-c", code], timeout=60).returncode:
         raise SystemExit(f"test_cpython: {suite.name}: {python} has not the replacement")
 
 
-def run(suite: Suite, interpreter: test_matrix.Interpreter, options: argparse.Namespace, seconds: float) -> Run:
+def run(suite: Suite, interpreter: test_matrix.Interpreter, options: argparse.Namespace) -> Run:
     """Run one row on one version under the watchdog."""
     print(f"\n--- {suite.name} of CPython {'.'.join(map(str, interpreter.version))}", flush=True)
     if not has(suite, interpreter):
@@ -126,9 +134,10 @@ def run(suite: Suite, interpreter: test_matrix.Interpreter, options: argparse.Na
     journal = watchdog.Journal(path)
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     # Without -I: test_subprocess starts Pythons that find their tests beside the one that runs.
-    command = [python, "-W", "default", str(TOOLS / "cpython_inside.py"), suite.module, str(path), *options.tests]
+    command = [python, "-W", "default", str(TOOLS / "cpython_inside.py"), suite.module, str(path)]
+    command += options.tests or suite.tests
     begin = time.monotonic()
-    outcome = watchdog.watch(command, env, journal, suite.test_seconds, min(suite.run_seconds, seconds))
+    outcome = watchdog.watch(command, env, journal, suite.test_seconds, min(suite.run_seconds, options.total_seconds))
     result = Run(suite, interpreter, time.monotonic() - begin)
     judge(result, outcome, journal, exceptions(suite, interpreter.minor), whole=not options.tests)
     return result
@@ -164,6 +173,71 @@ def judge(
     result.failed = len(result.faults)
 
 
+# --- several at a time
+
+
+Work = tuple[Suite, test_matrix.Interpreter]
+
+
+def chosen(options: argparse.Namespace, interpreters: dict[str, test_matrix.Interpreter]) -> Iterator[Work]:
+    """The rows with the versions that each is to be run on, those that may take longest first."""
+    asked = options.suite.split(",") if options.suite else []
+    for suite in sorted(suites(), key=lambda one: -one.run_seconds):
+        if asked and suite.name not in asked:
+            continue
+        # Who names a row or a version wants it run.
+        every = options.full or asked or options.only
+        for minor in suite.versions if every else suite.always:
+            if minor in interpreters:
+                yield suite, interpreters[minor]
+
+
+def run_all(works: list[Work], options: argparse.Namespace) -> list[Run]:
+    """Run rows beside one another; what each prints is shown when it has ended."""
+    begin = time.monotonic()
+    runs = {}
+    for place, exit_code in beside.ended(options.jobs, [partial(start_beside, one, options, begin) for one in works]):
+        print(left_by(works[place], "log").read_text(errors="replace"), end="", flush=True)
+        runs[place] = told(works[place], exit_code)
+    return [runs[place] for place in range(len(works))]
+
+
+def start_beside(work: Work, options: argparse.Namespace, begin: float) -> subprocess.Popen[bytes]:
+    """One row on one version in a process of its own."""
+    suite, interpreter = work
+    left = max(options.total_seconds - (time.monotonic() - begin), 1)
+    result = left_by(work, "result")
+    result.unlink(missing_ok=True)
+    command = [sys.executable, __file__, "--python", interpreter.path, "--suite", suite.name, "--result", str(result)]
+    command += ["--total-seconds", str(left), *(["--plain"] if options.plain else []), "--", *options.tests]
+    with left_by(work, "log").open("wb") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+
+
+def left_by(work: Work, suffix: str) -> Path:
+    """A file that the run of one row on one version leaves."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    return HOME / f"{work[0].name}-{work[1].minor}.{suffix}"
+
+
+def told(work: Work, exit_code: int) -> Run:
+    """The result that a run has left; that there is none is a failure."""
+    try:
+        fields = json.loads(left_by(work, "result").read_text())
+    except (OSError, ValueError):
+        return Run(*work, failed=1, faults=[f"its run left with {exit_code} and no result"])
+    return Run(*work, **fields)
+
+
+def run_one(options: argparse.Namespace) -> int:
+    """The one row of a process that runs beside others."""
+    suite = next(one for one in suites() if one.name == options.suite)
+    result = run(suite, test_matrix.look_again(options), options)
+    fields = {name: value for name, value in vars(result).items() if name not in ("suite", "interpreter")}
+    Path(options.result).write_text(json.dumps(fields))
+    return 0
+
+
 def summarize(runs: list[Run]) -> int:
     """Print each run's line and faults, and the sum."""
     print("\n--- summary")
@@ -185,7 +259,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--plain", action="store_true", help="without the replacement: what fails on this machine anyway"
     )
-    parser.add_argument("--total-seconds", type=float, default=600, help="the limit of all (default: 600)")
+    parser.add_argument("--full", action="store_true", help="every row on each of its versions")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default: 2)")
+    parser.add_argument(
+        "--total-seconds", type=float, default=0, help="the limit of all (default: 300, with --full 1800)"
+    )
+    parser.add_argument("--result", help=argparse.SUPPRESS)
     parser.add_argument("tests", nargs="*", help="parts of the names of the tests to run, after --")
     return parser.parse_args()
 
@@ -193,17 +272,13 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Run every row on its versions, as far as they are here."""
     options = arguments()
-    begin = time.monotonic()
-    interpreters = {one.minor: one for one in test_matrix.choose(options)}
-    runs = []
-    for suite in suites():
-        if options.suite and suite.name not in options.suite.split(","):
-            continue
-        for minor in suite.versions:
-            if minor in interpreters:
-                left = options.total_seconds - (time.monotonic() - begin)
-                runs.append(run(suite, interpreters[minor], options, max(left, 1)))
-    return summarize(runs)
+    if options.result:
+        return run_one(options)
+    options.total_seconds = options.total_seconds or (1800 if options.full else 300)
+    works = list(chosen(options, {one.minor: one for one in test_matrix.choose(options)}))
+    for interpreter in {one for _, one in works}:
+        test_matrix.prepare(interpreter)
+    return summarize(run_all(works, options))
 
 
 if __name__ == "__main__":

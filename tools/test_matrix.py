@@ -20,8 +20,10 @@ import time
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import beside
 import watchdog
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -269,23 +271,12 @@ def judge(result: Result, outcome: watchdog.Outcome, journal: watchdog.Journal) 
 
 def beside_others(interpreters: list[Interpreter], options: argparse.Namespace, begin: float) -> list[Result]:
     """Run several versions at a time; what each prints is shown when it has ended."""
-    waiting, running, results = list(interpreters), {}, {}
-    while waiting or running:
-        while waiting and len(running) < options.jobs:
-            interpreter = waiting.pop(0)
-            running[interpreter] = start_beside(interpreter, options, begin, first=interpreter is interpreters[0])
-        interpreter, process = next(iter(running.items()))
-        for one, candidate in running.items():
-            if candidate.poll() is not None:
-                interpreter, process = one, candidate
-        try:
-            process.wait(0.2)
-        except subprocess.TimeoutExpired:
-            continue
-        del running[interpreter]
-        print(log_of(interpreter).read_text(errors="replace"), end="", flush=True)
-        results[interpreter] = told(interpreter, process.returncode)
-    return [results[interpreter] for interpreter in interpreters]
+    starts = [partial(start_beside, one, options, begin, first=one is interpreters[0]) for one in interpreters]
+    results = {}
+    for place, exit_code in beside.ended(options.jobs, starts):
+        print(log_of(interpreters[place]).read_text(errors="replace"), end="", flush=True)
+        results[place] = told(interpreters[place], exit_code)
+    return [results[place] for place in range(len(interpreters))]
 
 
 def start_beside(

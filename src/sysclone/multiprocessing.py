@@ -9,32 +9,36 @@ and the process is the caller's own child.
 2. A process that was copied while a ProcessPoolExecutor ran has its table of wake-ups: at its exit it would poke its
    parent's executor, so the table is emptied.
 3. Python's handlers for the end of a process are not the copy's to run: from 3.13 on those of multiprocessing are kept.
+4. multiprocessing.Process is of no start method: it asks that in force for its _Popen, and gives it an object that is not of
+   its class. So what a _Popen needs is bound to it, and is no attribute of the object.
+5. Nobody asks for the result of a process: what keeps it from its target has to be printed.
 """
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import io
 import os
 import sys
 from multiprocessing import context as _context
-from multiprocessing import popen_fork, popen_forkserver, process, reduction
+from multiprocessing import forkserver, popen_fork, popen_forkserver, process, reduction, resource_tracker, spawn
 from multiprocessing import util as _util
 from multiprocessing.context import BaseContext
 
 from . import _call
 from ._api import Context
 from ._data.transport import Descriptor
-from ._errors import ContextError
+from ._errors import ContextError, TaskFailed, TaskTimeout
 from ._flags import Share
+from ._task.copied import CopiedTask
+from ._zygote import importing
 from ._zygote.fresh import check as check_fresh
-from ._zygote.zygote import Zygote, default_zygote
+from ._zygote.zygote import Zygote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
-
-    from ._task.task import Task
 
 __all__ = ["get_context"]
 
@@ -51,10 +55,11 @@ class ClonePopen(popen_fork.Popen):
     pid: int
     returncode: int | None
     finalizer: Any
-    _task: Task
+    _task: CopiedTask
 
     def __init__(self, process_obj: Any, context: Context) -> None:
-        self._sysclone_context = context
+        self._context = context
+        self._name = process_obj.name
         super().__init__(process_obj)
 
     def _launch(self, process_obj: Any) -> None:
@@ -70,8 +75,8 @@ class ClonePopen(popen_fork.Popen):
         self.sentinel = self._task.fileno()
         self.finalizer = util.Finalize(self, _let_go, (self._task, ours))
 
-    def _start(self, process_obj: Any, theirs: int, ours: int) -> Task:
-        return _call.start_copied(self._sysclone_context, _copied_main, (process_obj, theirs, ours), {})
+    def _start(self, process_obj: Any, theirs: int, ours: int) -> CopiedTask:
+        return _call.start_copied(self._context, _copied_main, (process_obj, theirs, ours), {})
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """The exit code, or minus the signal; None while it runs. 255 where nobody could see it."""
@@ -80,14 +85,22 @@ class ClonePopen(popen_fork.Popen):
                 return None
             code = self._task.wait().returncode
             self.returncode = 255 if code is None else code
+            self._tell()
         return self.returncode
+
+    def _tell(self) -> None:
+        """Print what kept the process from its target: a step of its Context."""
+        _, exception = self._task.outcome()
+        if exception is not None and not isinstance(exception, (TaskFailed, TaskTimeout)):
+            sys.stderr.write(f"Process {self._name} ({self.pid}):\n")
+            sys.excepthook(type(exception), exception, exception.__traceback__)
 
     def _send_signal(self, sig: int) -> None:
         if self.returncode is None:
             self._task.send_signal(sig)
 
 
-def _let_go(task: Task, fd: int) -> None:
+def _let_go(task: CopiedTask, fd: int) -> None:
     os.close(fd)
     task.close()
 
@@ -118,6 +131,35 @@ def _leave_with(process_obj: Any, sentinel: int) -> None:
 # --- fresh processes
 
 
+_zygotes: dict[tuple[str, ...], Zygote] = {}
+_lock = _thread.allocate_lock()
+_forkserver: Any = forkserver._forkserver
+
+
+def shared_zygote() -> Zygote:
+    """The zygote that serves the start method where none is given.
+
+    It has this module, and as a forkserver what set_forkserver_preload() has named: the main module unless told. To import
+    them would take each process longer than to be cloned.
+    """
+    hints = tuple(map(importing.Hint, _forkserver._preload_modules))
+    with _lock:
+        zygote = _zygotes.get(hints)
+        if zygote is None or zygote._closed:
+            # One that had other names is closed with the last process object that it serves.
+            _zygotes.clear()
+            zygote = _zygotes[hints] = Zygote([__name__, *hints])
+        return zygote
+
+
+def _in_forked_child() -> None:
+    global _lock
+    _lock = _thread.allocate_lock()
+
+
+os.register_at_fork(after_in_child=_in_forked_child)
+
+
 class ZygotePopen(ClonePopen):
     """One process that a zygote has cloned; its object was pickled, as with spawn."""
 
@@ -125,7 +167,7 @@ class ZygotePopen(ClonePopen):
     DupFd = popen_forkserver._DupFd
 
     def __init__(self, process_obj: Any, context: Context, zygote: Zygote | None) -> None:
-        self._zygote = zygote if zygote is not None else default_zygote()
+        self._zygote = zygote
         self._descriptors: list[Descriptor] = []
         super().__init__(process_obj, context)
 
@@ -134,12 +176,12 @@ class ZygotePopen(ClonePopen):
         self._descriptors.append(Descriptor(fd))
         return len(self._descriptors) - 1
 
-    def _start(self, process_obj: Any, theirs: int, ours: int) -> Task:
-        from multiprocessing import resource_tracker, spawn
-
+    def _start(self, process_obj: Any, theirs: int, ours: int) -> CopiedTask:
         fd = resource_tracker.getfd()
         assert fd is not None
         tracker = Descriptor(fd)
+        if importing.importing_main:
+            raise RuntimeError(importing.NEEDS_GUARD)
         prepared = spawn.get_preparation_data(process_obj._name)
         buffer = io.BytesIO()
         _context.set_spawning_popen(self)  # type: ignore[arg-type]
@@ -148,27 +190,33 @@ class ZygotePopen(ClonePopen):
             reduction.dump(process_obj, buffer)
         finally:
             _context.set_spawning_popen(None)
-        return self._zygote.start_in(
-            self._sysclone_context, _fresh_main, buffer.getvalue(), Descriptor(theirs), tracker, self._descriptors
+        zygote = self._zygote if self._zygote is not None else shared_zygote()
+        task = zygote.start_in(
+            self._context, _fresh_main, buffer.getvalue(), Descriptor(theirs), tracker, self._descriptors
         )
+        assert isinstance(task, CopiedTask)
+        return task
 
 
 def _fresh_main(data: bytes, sentinel: Descriptor, tracker: Descriptor, descriptors: list[Descriptor]) -> None:
     """In the fresh process: unpickle the object, run it, and leave with its code."""
     import pickle
-    from multiprocessing import forkserver, resource_tracker, spawn
 
     # As multiprocessing's own children of forkserver do: the names are private there, and the same from 3.8 on.
     of_tracker: Any = resource_tracker
-    of_server: Any = forkserver
     me: Any = process.current_process()
     of_tracker._resource_tracker._fd = tracker.detach()
-    of_server._forkserver._inherited_fds = [one.detach() for one in descriptors]
+    _forkserver._inherited_fds = [one.detach() for one in descriptors]
     buffer = io.BytesIO(data)
     me._inheriting = True
     try:
         spawn.prepare(pickle.load(buffer))
         process_obj = pickle.load(buffer)
+    except Exception:
+        # Nobody asks for the result of this function.
+        sys.excepthook(*sys.exc_info())
+        util._flush_std_streams()
+        os._exit(1)
     finally:
         del me._inheriting
     _leave_with(process_obj, sentinel.detach())
@@ -181,23 +229,20 @@ class CloneProcess(process.BaseProcess):
     """A multiprocessing.Process in a copy of this one."""
 
     _start_method = "clone"
-    _sysclone_context = Context()
 
     @staticmethod
     def _Popen(process_obj: Any) -> ClonePopen:
-        return ClonePopen(process_obj, process_obj._sysclone_context)
+        return ClonePopen(process_obj, Context())
 
 
 class ZygoteProcess(process.BaseProcess):
     """A multiprocessing.Process in a clone of a clean interpreter."""
 
     _start_method = "zygote"
-    _sysclone_context = Context()
-    _zygote: Zygote | None = None
 
     @staticmethod
     def _Popen(process_obj: Any) -> ZygotePopen:
-        return ZygotePopen(process_obj, process_obj._sysclone_context, process_obj._zygote)
+        return ZygotePopen(process_obj, Context(), None)
 
     @staticmethod
     def _after_fork() -> None:
@@ -205,14 +250,23 @@ class ZygoteProcess(process.BaseProcess):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A context's own class is of no name that another process could find.
-        made_here = "<locals>" in type(self).__qualname__
-        return _rebuild, (ZygoteProcess if made_here else type(self), self.__dict__)
+        found = ZygoteProcess if "_made_here" in type(self).__dict__ else type(self)
+        return _rebuild, (found, self.__dict__)
 
 
 def _rebuild(cls: Any, state: dict[str, Any]) -> Any:
     one = cls.__new__(cls)
     one.__dict__.update(state)
     return one
+
+
+class _Name(str):
+    """The name of a start method: who unpickles it has this module, and so knows the start method."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Name, (str(self),)
 
 
 class StartMethod(BaseContext):
@@ -225,14 +279,19 @@ class StartMethod(BaseContext):
     Process: Any
 
     def __init__(self, method: str, context: Context, zygote: Zygote | None) -> None:
-        self._name = method
+        self._name = _Name(method)
         base = CloneProcess if method == "clone" else ZygoteProcess
 
+        # multiprocessing.Process asks the class of the context in force for the _Popen of an object that is not of it.
         class Process(base):  # type: ignore[misc, valid-type]
-            _sysclone_context = context
+            _made_here = True
 
-        if method == "zygote":
-            Process._zygote = zygote
+            @staticmethod
+            def _Popen(process_obj: Any) -> ClonePopen:
+                return (
+                    ClonePopen(process_obj, context) if method == "clone" else ZygotePopen(process_obj, context, zygote)
+                )
+
         self.Process = Process if context != Context() or zygote is not None else base
 
 
@@ -242,7 +301,8 @@ def get_context(method: str = "clone", *, context: Context | None = None, zygote
     Args:
         method: "clone", a copy of this process; "zygote", a clone of a clean interpreter.
         context: what each process shares, what is new in it; no memory. None is nothing.
-        zygote: whom to clone; None is one that all share.
+        zygote: whom to clone; None is one that all share, which imports the main module beforehand, or what
+            `multiprocessing.set_forkserver_preload()` names.
 
     Raises:
         ContextError: no such method, or the context is of no use to it.

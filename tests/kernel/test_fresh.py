@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy
 import pytest
 from features import requires
-from helpers import in_subprocess, state
+from helpers import SECONDS, in_subprocess, state
 
 import sysclone
 from sysclone import Context, ContextError, Namespace, Share, TaskExited, TaskKilled, Zygote, ZygoteError
+from sysclone._zygote import zygote as zygote_module
+from sysclone._zygote.zygote import default_zygote
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -373,7 +375,7 @@ def test_without_cloudpickle_a_lambda_is_refused(tmp_path):
 
 
 def test_the_main_module_can_be_preloaded(tmp_path):
-    """preload=["__main__"] imports it once, in the zygote."""
+    """preload=["__main__"] imports it once, in the zygote, and what it prints is not left for the tasks to print again."""
     done = script(
         tmp_path,
         True,
@@ -381,12 +383,26 @@ def test_the_main_module_can_be_preloaded(tmp_path):
         here = os.getpid()
         if __name__ == "__main__":
             with sysclone.Zygote(preload=["__main__"]) as zygote:
-                print(zygote.call(double, 4))
+                print(zygote.call(double, 4), zygote.call(double, 5))
         else:
-            print("imported", flush=True)
+            print("imported")
         """,
     )
-    assert (done.stdout, done.returncode) == ("imported\n8\n", 0), done.stderr
+    assert (done.stdout, done.returncode) == ("imported\n8 10\n", 0), done.stderr
+
+
+def test_multiprocessing_does_not_hide_the_main_module(tmp_path):
+    """Where it was imported first, the main module's functions are found all the same."""
+    done = script(
+        tmp_path,
+        True,
+        """
+        if __name__ == "__main__":
+            with sysclone.Zygote(preload=["multiprocessing"]) as zygote:
+                print(zygote.call(double, 4))
+        """,
+    )
+    assert (done.stdout, done.returncode) == ("8\n", 0), done.stderr
 
 
 # --- contexts
@@ -699,6 +715,19 @@ def test_a_fork_of_the_caller_gets_its_own(kept):
     assert kept.call(os.getppid) == os.getpid()
 
 
+def test_a_copy_does_not_wait_for_a_lock_of_a_thread_that_it_has_not(kept):
+    """A process copied while another thread starts a zygote can use both the Zygote and the default one."""
+
+    def inside():
+        mine = kept.call(os.getppid) == os.getpid(), default_zygote().call(os.getppid) == os.getpid()
+        kept.close()
+        default_zygote().close()
+        return mine
+
+    with kept._lock, zygote_module._default_lock:
+        assert Context(timeout=SECONDS).call(inside) == (True, True)
+
+
 def test_a_light_process_gets_its_own():
     """In a light process, which has another pid and file table, the Zygote of the program is left alone."""
     in_subprocess("""
@@ -860,8 +889,6 @@ def test_a_segfault_is_told(kept):
 
 def test_the_default_one_is_started_once():
     """Those who name no zygote share one."""
-    from sysclone._zygote.zygote import default_zygote
-
     one = default_zygote()
     try:
         assert default_zygote() is one

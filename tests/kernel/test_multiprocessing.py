@@ -16,8 +16,7 @@ from helpers import SECONDS
 
 import sysclone
 from sysclone import Context, Namespace, Share
-from sysclone._zygote.zygote import default_zygote
-from sysclone.multiprocessing import get_context
+from sysclone.multiprocessing import get_context, shared_zygote
 
 METHODS = ("clone", "zygote")
 
@@ -26,7 +25,7 @@ METHODS = ("clone", "zygote")
 def helpers_of_all():
     """What multiprocessing and sysclone start once for all, begun before the tests and ended after them."""
     resource_tracker.ensure_running()
-    zygote = default_zygote()
+    zygote = shared_zygote()
     yield
     zygote.close()
     resource_tracker._resource_tracker._stop()

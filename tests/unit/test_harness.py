@@ -188,7 +188,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_cpython as cpython, watchdog
 outcomes, listed, killed = json.loads(sys.argv[2])
-suite = cpython.Suite("test.test_x", ("3.11",), "x", "", "x.toml", 1, 1)
+suite = cpython.Suite("test.test_x", ("3.11",), ("3.11",), (), {}, "x.toml", 1, 1)
 run = cpython.Run(suite, None)
 journal = watchdog.Journal(Path("none"))
 journal.entries = [{"test": name, "outcome": outcome} for name, outcome in outcomes] + [{"end": 0}]

@@ -102,14 +102,18 @@ class CopiedTask(Task):
                 self.cancel()
                 self.wait()
             raise TaskTimeout(pid=self.pid, seconds=timeout or 0.0, still_running=not cancel)
+        value, exception = self.outcome()
+        if exception is not None:
+            raise exception
+        return value
+
+    def outcome(self) -> tuple[Any, BaseException | None]:
+        """What the ended process returned, and what result() raises for it."""
         with self._lock:
             self._reap()
             if self._outcome is None:
                 self._outcome = self._read()
-            value, exception = self._outcome
-        if exception is not None:
-            raise exception
-        return value
+            return self._outcome
 
     def _read(self) -> tuple[Any, BaseException | None]:
         assert self._page is not None

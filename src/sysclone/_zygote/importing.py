@@ -4,8 +4,23 @@ from __future__ import annotations
 
 import sys
 
-# What a task of an importing main module may not do.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
 importing_main = False
+"""Whether that is going on: what starts fresh processes then has to be refused."""
+
+NEEDS_GUARD: Final = (
+    "a fresh process was asked for while the main module was being imported in one: it needs the guard "
+    "`if __name__ == '__main__':` around what starts the program"
+)
+
+
+class Hint(str):
+    """The name of a module to preload if it is there."""
+
+    __slots__ = ()
 
 
 def import_main(kind: str, name: str) -> None:
@@ -19,7 +34,8 @@ def import_main(kind: str, name: str) -> None:
     import runpy
     import types
 
-    if "__mp_main__" in sys.modules:
+    # multiprocessing gives that name to the module of the command line, which is the zygote's, until it has a better one.
+    if getattr(sys.modules.get("__mp_main__"), "__name__", "__main__") != "__main__":
         return
     importing_main = True
     try:

@@ -27,7 +27,8 @@ from .._errors import CloneError
 from .._flags import Namespace, format_step
 from .._idmap import plan_of
 from .._steps.steps import steps_of
-from .importing import import_main
+from .._task.child import flush
+from .importing import Hint, import_main
 from .life import begin
 from .request import HAS_CGROUP, IS_NOTHING, ROOM, Request
 
@@ -57,6 +58,7 @@ def main(sock_fd: int, owner: int) -> None:
     data, _ = receive_fds(sock, 1 << 20)
     try:
         _prepare(pickle.loads(data))
+        flush()
         _shed_threads(sock)
     except BaseException:
         import traceback
@@ -88,7 +90,11 @@ def _prepare(told: dict[str, Any]) -> None:
         else:
             from importlib import import_module
 
-            import_module(name)
+            try:
+                import_module(name)
+            except ImportError:
+                if not isinstance(name, Hint):
+                    raise
 
 
 def _shed_threads(sock: _socket.socket) -> None:

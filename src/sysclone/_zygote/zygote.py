@@ -137,11 +137,7 @@ class Zygote:
         self, context: Description, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> FreshTask:
         check(context)
-        if importing.importing_main:
-            raise ZygoteError(
-                "a fresh process was asked for while the main module was being imported in one: it needs the guard "
-                "`if __name__ == '__main__':` around what starts the program (or sysclone[fresh], which needs no import)"
-            )
+        _need_guard()
         reap_abandoned()
         what = getattr(fn, "__qualname__", type(fn).__name__)
         packed, needs_main = pack_call(fn, args, kwargs, context.setup)
@@ -184,6 +180,7 @@ class Zygote:
                 raise ZygoteError("the Zygote was closed")
             server = self._servers.get(mine)
             if server is None or not server.serves():
+                _need_guard()
                 if server is not None:
                     server.bury()
                 self._servers = {pid: one for pid, one in self._servers.items() if pid != mine and exists(pid)}
@@ -215,6 +212,12 @@ class Zygote:
         return f"<Zygote preload={list(self._preload)}: {state}>"
 
 
+def _need_guard() -> None:
+    """A main module that starts a zygote whenever it is imported would do so in that zygote too, without an end."""
+    if importing.importing_main:
+        raise ZygoteError(f"{importing.NEEDS_GUARD} (or sysclone[fresh], which needs no import)")
+
+
 _open: WeakSet[Zygote] = WeakSet()
 _default: Zygote | None = None
 _default_lock = _thread.allocate_lock()
@@ -227,6 +230,17 @@ def default_zygote() -> Zygote:
         if _default is None or _default._closed:
             _default = Zygote()
         return _default
+
+
+def _in_forked_child() -> None:
+    """Locks that another thread held at the clone would be held here for ever."""
+    global _default_lock
+    _default_lock = _thread.allocate_lock()
+    for one in list(_open):
+        one._lock = _thread.allocate_lock()
+
+
+os.register_at_fork(after_in_child=_in_forked_child)
 
 
 @atexit.register
