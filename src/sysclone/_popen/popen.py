@@ -167,21 +167,22 @@ class Popen(OnTerminal):
             return
         restore_signals, gid, gids, uid, umask, start_new_session, process_group = identity
         named = cwd
-        together = merged(
-            self.context,
-            cwd=cwd,
-            umask=umask if umask >= 0 else None,
-            session=start_new_session or None,
-            process_group=process_group if process_group >= 0 else None,
-            controlling_terminal=self._terminal_fd if self._terminal_fd >= 0 else None,
-            gid=gid,
-            groups=None if gids is None else tuple(gids),
-            uid=uid,
-        )
-        if together is not None:
-            self._asked = together
-            cwd, umask, start_new_session, process_group, gid, gids, uid = None, -1, False, -1, None, None, None
-        executable, self._exec_fd, env = exec_of(self._asked, executable, env)
+        if self._asked is not PLAIN:
+            together = merged(
+                self.context,
+                cwd=cwd,
+                umask=umask if umask >= 0 else None,
+                session=start_new_session or None,
+                process_group=process_group if process_group >= 0 else None,
+                controlling_terminal=self._terminal_fd if self._terminal_fd >= 0 else None,
+                gid=gid,
+                groups=None if gids is None else tuple(gids),
+                uid=uid,
+            )
+            if together is not None:
+                self._asked = together
+                cwd, umask, start_new_session, process_group, gid, gids, uid = None, -1, False, -1, None, None, None
+            executable, self._exec_fd, env = exec_of(self._asked, executable, env)
         argv, program = argv_and_program(args, executable, shell)
         if self._asked.argv0 is not None:
             argv[0] = self._asked.argv0

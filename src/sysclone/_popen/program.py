@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 def argv_and_program(args: Any, executable: Any, shell: bool) -> tuple[list[Any], Any]:
     """The arguments that the program gets, and the program: as subprocess understands its own."""
-    if isinstance(args, (str, bytes)):
-        argv: list[Any] = [args]
+    if type(args) is list:
+        argv: list[Any] = args[:]
+    elif isinstance(args, (str, bytes)):
+        argv = [args]
     elif isinstance(args, os.PathLike):
         if shell:
             raise TypeError("path-like args is not allowed when shell is true")
