@@ -145,3 +145,23 @@ def notes(path, word):
     os.write(fd, f"{word} {os.getpid()}\n".encode())
     os.close(fd)
     return os.getpid()
+
+
+def starts(count):
+    """How many processes could be had at once."""
+    pids = []
+    reads, writes = os.pipe()
+    try:
+        for _ in range(count):
+            pid = os.fork()
+            if pid == 0:
+                os.close(writes)
+                os.read(reads, 1)
+                os._exit(0)
+            pids.append(pid)
+    except BlockingIOError:
+        pass
+    os.close(writes)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    return len(pids)

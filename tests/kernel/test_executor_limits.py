@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from executor_calls import starts
 from features import have, requires
 from helpers import AS_NOBODY, SECONDS, in_subprocess
 
@@ -57,26 +58,6 @@ def opens(count):
 def opens_too_many():
     """Raise what the kernel says to the file after the last."""
     return [open("/dev/null") for _ in range(100)]
-
-
-def starts(count):
-    """How many processes could be had at once."""
-    pids = []
-    reads, writes = os.pipe()
-    try:
-        for _ in range(count):
-            pid = os.fork()
-            if pid == 0:
-                os.close(writes)
-                os.read(reads, 1)
-                os._exit(0)
-            pids.append(pid)
-    except BlockingIOError:
-        pass
-    os.close(writes)
-    for pid in pids:
-        os.waitpid(pid, 0)
-    return len(pids)
 
 
 def limit_of_memory():
@@ -249,25 +230,8 @@ def test_the_number_of_processes_of_a_user_is_limited():
     out = in_subprocess(
         as_its_own
         + textwrap.dedent("""
-        import os, sys
+        from executor_calls import starts
         from sysclone import Executor
-        def starts(count):
-            pids = []
-            reads, writes = os.pipe()
-            try:
-                for _ in range(count):
-                    pid = os.fork()
-                    if pid == 0:
-                        os.close(writes)
-                        os.read(reads, 1)
-                        os._exit(0)
-                    pids.append(pid)
-            except BlockingIOError:
-                pass
-            os.close(writes)
-            for pid in pids:
-                os.waitpid(pid, 0)
-            return len(pids)
         with Executor(1, kind="copied", processes=3) as executor:
             print(executor.submit(starts, 10).result(20))
         """)

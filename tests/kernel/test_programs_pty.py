@@ -10,32 +10,16 @@ import sys
 
 import pytest
 from helpers import ended
+from teller import telling
 
 import sysclone
 from sysclone import ContextError, Popen
 
-# Tells who it is on its terminal, then each SIGWINCH with the new size, and each SIGINT; "end" ends it.
-TELLER = """
-import os, select, signal
-def say(*words): os.write(1, (" ".join(map(str, words)) + "\\n").encode())
-# By a pipe: a handler that runs between two reads would be asked only after the second.
-pipe, told = os.pipe()
-os.set_blocking(told, False)
-signal.set_wakeup_fd(told)
-for number in (signal.SIGWINCH, signal.SIGINT):
-    signal.signal(number, lambda *_: None)
+# It tells first who it is on its terminal.
+TELLER = telling("""
 say(os.getsid(0) == os.getpid(), os.tcgetpgrp(0) == os.getpgrp(), [os.isatty(n) for n in (0, 1, 2)], os.ctermid())
 say("size", *os.get_terminal_size())
-while True:
-    ready = select.select([0, pipe], [], [])[0]
-    for number in os.read(pipe, 100) if pipe in ready else b"":
-        say("interrupted") if number == signal.SIGINT else say("size", *os.get_terminal_size())
-    if 0 in ready:
-        line = os.read(0, 1000).decode().strip("\\n")
-        if line in ("", "end"):
-            raise SystemExit(7 if line else 0)
-        say("line", line)
-"""
+""")
 
 
 class Sitting:
