@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+
+import pytest
+from features import raw
 
 from sysclone import CloneError, Context, Share, run
 
 KINDS = ("light", "copied", "program")
+every_kind = pytest.mark.parametrize("kind", KINDS)
+SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+KEY_SPEC_SESSION_KEYRING = -3
 FILES = ("status", "limits", "stat", "oom_score_adj", "personality", "timerslack_ns")
 _SCRIPT = "umask; readlink /proc/self/cwd; exec grep -H '' " + " ".join(f"/proc/self/{name}" for name in FILES)
 
@@ -64,3 +72,22 @@ def refusal(kind: str, fields: dict[str, Any]) -> CloneError:
     except CloneError as error:
         return error
     raise AssertionError(f"{kind}: {fields} was not refused")
+
+
+@pytest.fixture(autouse=True)
+def the_creator_stays_as_it_is() -> Iterator[None]:
+    """Whatever a task declares, nothing of this process changes."""
+
+    def state() -> list[Any]:
+        names = ("limits", "oom_score_adj", "personality", "timerslack_ns")
+        files = [Path("/proc/self", name).read_text() for name in names]
+        umask = os.umask(0)
+        os.umask(umask)
+        ids = (os.getsid(0), os.getpgid(0), os.getresuid(), os.getresgid(), os.getgroups())
+        places = (os.getcwd(), os.readlink("/proc/self/root"), os.uname().nodename, os.getpriority(os.PRIO_PROCESS, 0))
+        scheduling = (os.sched_getaffinity(0), os.sched_getscheduler(0), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        return [files, umask, ids, places, scheduling, raw(SYS_KEYCTL, 0, KEY_SPEC_SESSION_KEYRING, 0)]
+
+    before = state()
+    yield
+    assert state() == before

@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import pty
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import seccomp
 from features import NOBODY, raw, requires
-from steps_seen import KINDS, refusal, seen, spawn
+from steps_seen import (  # noqa: F401
+    KEY_SPEC_SESSION_KEYRING,
+    SYS_KEYCTL,
+    every_kind,
+    refusal,
+    seen,
+    spawn,
+    the_creator_stays_as_it_is,
+)
 
-from sysclone import CloneError, Context, ContextError, Namespace, Popen, Scheduling, Share, run
+from sysclone import CloneError, Context, ContextError, Namespace, Popen, Scheduling, run
 from sysclone._steps import session
 
-every_kind = pytest.mark.parametrize("kind", KINDS)
 SYS_IOPRIO_GET = {"x86_64": 252, "aarch64": 31}[os.uname().machine]
-SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
-KEY_SPEC_SESSION_KEYRING = -3
 IOPRIO_WHO_PROCESS = 1
 SCHED_DEADLINE = 6
 PR_SET_PDEATHSIG = 1
-
-
-@pytest.fixture(autouse=True)
-def the_creator_stays_as_it_is() -> Iterator[None]:
-    """Whatever a task declares, nothing of this process changes."""
-
-    def state() -> list[Any]:
-        names = ("limits", "oom_score_adj", "personality", "timerslack_ns")
-        files = [Path("/proc/self", name).read_text() for name in names]
-        umask = os.umask(0)
-        os.umask(umask)
-        ids = (os.getsid(0), os.getpgid(0), os.getresuid(), os.getresgid(), os.getgroups())
-        places = (os.getcwd(), os.readlink("/proc/self/root"), os.uname().nodename, os.getpriority(os.PRIO_PROCESS, 0))
-        scheduling = (os.sched_getaffinity(0), os.sched_getscheduler(0), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-        return [files, umask, ids, places, scheduling, raw(SYS_KEYCTL, 0, KEY_SPEC_SESSION_KEYRING, 0)]
-
-    before = state()
-    yield
-    assert state() == before
 
 
 @every_kind
@@ -347,118 +330,3 @@ def test_parent_death_signal_where_the_creator_is_dead(new, tmp_path):
         assert os.read(reading, 1) == b""
         os.close(reading)
     assert not mark.exists()
-
-
-# --- refusals
-
-MISSING = "/nowhere/at/all"
-BAD: list[tuple[dict[str, Any], str, int]] = [
-    ({"cwd": MISSING}, f"chdir({MISSING})", errno.ENOENT),
-    ({"cwd": "/etc/passwd"}, "chdir(/etc/passwd)", errno.ENOTDIR),
-    ({"cwd": 1023}, "fchdir(1023)", errno.EBADF),
-    ({"root": MISSING}, f"chroot({MISSING})", errno.ENOENT),
-    ({"process_group": 1 << 22}, "setpgid(4194304)", errno.EPERM),
-    ({"session": True, "controlling_terminal": "/dev/null"}, "ioctl(TIOCSCTTY, /dev/null)", errno.ENOTTY),
-    ({"foreground": 1023}, "ioctl(TIOCSPGRP, 1023)", errno.EBADF),
-    ({"affinity": [8000]}, "sched_setaffinity(8000)", errno.EINVAL),
-    ({"memory_policy": ("bind", 900)}, "set_mempolicy(bind, 900)", errno.EINVAL),
-    ({"limits": {"NOFILE": 1 << 40}}, f"prlimit(NOFILE, {1 << 40}:{1 << 40})", errno.EPERM),
-]
-
-
-@every_kind
-def test_bad_values(kind):
-    """Each step that cannot be done is an error of its own: the step with its argument, the errno, and the file."""
-    for fields, step, code in BAD:
-        error = refusal(kind, fields)
-        assert (error.step, error.errno) == (step, code), fields
-        if step.startswith("ch"):
-            assert error.filename == step.partition("(")[2][:-1]
-            assert "likely: " in error.hint
-
-
-PRIVILEGED: list[tuple[dict[str, Any], str]] = [
-    ({"root": "/tmp"}, "chroot(/tmp)"),
-    ({"nice": -5}, "setpriority(-5)"),
-    ({"scheduling": Scheduling("fifo", 1)}, "sched_setattr(fifo, 1)"),
-    ({"io_priority": ("realtime", 0)}, "ioprio_set(realtime, 0)"),
-    ({"limits": {"CORE": (0, 1)}}, "prlimit(CORE, 0:1)"),
-]
-
-
-@requires("nobody")
-def test_no_privilege():
-    """What needs privilege is refused to nobody, by name, with a hint that says which capability."""
-
-    def as_nobody() -> list[tuple[str, str, int, str]]:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        found = []
-        for kind in KINDS:
-            for fields, _step in PRIVILEGED:
-                error = refusal(kind, fields)
-                found.append((kind, error.step, error.errno, error.hint))
-        return found
-
-    told = Context(uid=NOBODY, gid=NOBODY, groups=()).call(as_nobody)
-    assert [step for _kind, step, _code, _hint in told] == [step for _fields, step in PRIVILEGED] * 3
-    for _kind, step, code, hint in told:
-        assert code in (errno.EPERM, errno.EACCES), step
-        assert "CAP_" in hint, step
-
-
-SECCOMP: list[tuple[str, dict[str, Any], int | None]] = [
-    ("chdir", {"cwd": "/"}, None),
-    ("setsid", {"session": True}, None),
-    ("setpgid", {"process_group": 0}, None),
-    ("prlimit64", {"limits": {"CORE": 0}}, None),
-    ("setpriority", {"nice": 1}, None),
-    ("sched_setattr", {"scheduling": "batch"}, None),
-    ("sched_setaffinity", {"affinity": [0]}, None),
-    ("ioprio_set", {"io_priority": "idle"}, None),
-    ("set_mempolicy", {"memory_policy": "default"}, None),
-    ("personality", {"personality": 0}, None),
-    ("keyctl", {"keyring": True}, None),
-    ("umask", {"umask": 0}, None),
-    ("prctl", {"timer_slack_ns": 1}, 29),
-    ("sethostname", {"new": Namespace.USER | Namespace.UTS, "hostname": "x"}, None),
-    ("setdomainname", {"new": Namespace.USER | Namespace.UTS, "domainname": "x"}, None),
-]
-ODD = errno.EOWNERDEAD
-
-
-@requires("seccomp")
-def test_seccomp_refuses_a_step():
-    """A step that a filter refuses is that step's error, for every kind of task."""
-
-    def filtered() -> list[tuple[str, str, int]]:
-        seccomp.deny(*(seccomp.Denial(call, ODD, 0 if first else None, first) for call, _fields, first in SECCOMP))
-        errors = [(call, refusal(kind, fields)) for kind in KINDS for call, fields, _first in SECCOMP]
-        return [(call, error.step, error.errno) for call, error in errors]
-
-    for call, step, code in Context().call(filtered):
-        assert code == ODD
-        assert step.startswith(call.removesuffix("64"))
-
-
-def test_nothing_is_left_of_a_refused_start():
-    """A refused start leaves no process, fd or thread, whichever kind it is: the fixture looks."""
-    for _ in range(20):
-        with pytest.raises(CloneError):
-            run(["true"], context=Context(cwd=MISSING, nice=1), capture_output=True)
-        for share in (Share(0), Share.VM):
-            task = Context(share=share, cwd=MISSING, nice=1).start(os.getpid)
-            with pytest.raises(CloneError), task:
-                task.result(10)
-
-
-@requires("user_namespaces")
-def test_a_refused_light_call_with_maps_keeps_no_pidfd():
-    """The exception of a light call with id maps does not keep its task alive."""
-    context = Context(share=Share.VM, new=Namespace.USER, uid_map="root", cwd=MISSING)
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(10):
-        with pytest.raises(CloneError):
-            context.call(os.getpid)
-    assert len(os.listdir("/proc/self/fd")) == before

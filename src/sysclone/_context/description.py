@@ -10,8 +10,8 @@ import signal
 
 from .. import _core
 from .._errors import ContextError
-from .._flags import Clone, Namespace, Share, broken_rules, format_flags
-from . import step_rules
+from .._flags import Clone, Namespace, Share, format_flags
+from . import clone_rules
 from .field_table import FIELDS
 from .step_fields import offsets_text
 
@@ -46,24 +46,6 @@ _WIPE: Final = (18, 19)
 
 # What `_idmap.Maps` has for the C core.
 MAP_FIELDS: Final = ("deny_setgroups", "gid_helper", "gid_map", "uid_helper", "uid_map")
-
-_FIELD_OF_FLAG: Final[Mapping[int, str]] = {
-    Clone.PARENT: "parent",
-    Clone.PTRACE: "ptrace",
-    Clone.UNTRACED: "untraced",
-    Clone.VFORK: "suspend_caller",
-    Clone.CLEAR_SIGHAND: "clear_signal_handlers",
-    Clone.INTO_CGROUP: "cgroup",
-}
-
-
-# What changes a namespace, which must not be the caller's own.
-_NEED_NAMESPACE: Final[Mapping[str, Namespace]] = {
-    "hostname": Namespace.UTS,
-    "domainname": Namespace.UTS,
-    "mounts": Namespace.MOUNT,
-    "loopback": Namespace.NET,
-}
 
 
 class Description:
@@ -198,7 +180,7 @@ class Description:
         for name, (_default, as_it_must_be) in FIELDS.items():
             object.__setattr__(self, name, as_it_must_be(given[name], name))
         object.__setattr__(self, "_kept", {})
-        self._check()
+        clone_rules.check(self)
 
     # --- value semantics
 
@@ -280,69 +262,6 @@ class Description:
             return Share.SIGHAND not in self.share
         return self.clear_signal_handlers
 
-    def _check(self) -> None:
-        for rule in broken_rules(int(self.flags), self.signal, self.call_name):
-            raise ContextError(f"{self}: {rule.reason}", field=self._field_of(rule.flags))
-        if self.suspend_caller and self.timeout is not None:
-            raise ContextError(
-                "suspend_caller=True with a timeout: the caller sleeps in the kernel and cannot keep time",
-                field="timeout",
-            )
-        if self.tid is not None and self.call_name == "clone":
-            raise ContextError("tid= needs clone3, and a sibling with an exit signal the old clone", field="tid")
-        self._check_join()
-        self._check_maps()
-        step_rules.check(self)
-
-    def _check_join(self) -> None:
-        if self.join is None:
-            return
-        beyond = {
-            "share=THREAD": Share.THREAD in self.share,
-            "parent='sibling'": self.parent == "sibling",
-            "suspend_caller=True": self.suspend_caller,
-        }
-        for what, asked in beyond.items():
-            if asked:
-                raise ContextError(
-                    f"join= with {what}: an intermediate process enters the namespaces first", field="join"
-                )
-
-    def _check_maps(self) -> None:
-        for field in ("uid_map", "gid_map"):
-            if getattr(self, field) is None:
-                continue
-            if Namespace.USER not in self.new:
-                raise ContextError(f"{field} without new=USER: only a new user namespace has no map yet", field=field)
-            if self.suspend_caller:
-                raise ContextError(
-                    f"{field} with suspend_caller=True: the caller, who writes it, would sleep", field=field
-                )
-            if self.join is not None and Namespace.USER in self.join.kinds:
-                raise ContextError(f"{field} with join=USER: the caller is not in the namespace above", field=field)
-        if self.loopback and not (self.new | (self.join.kinds if self.join is not None else self.new)) & Namespace.NET:
-            raise ContextError("loopback=True without new=NET: it would be the caller's own", field="loopback")
-
-    def _check_kind(self, kind: str) -> None:
-        if kind == "light" and Namespace.TIME in self.new:
-            raise ContextError(
-                "new=TIME with share=VM: a task that shares memory enters its time namespace only at exec", field="new"
-            )
-        if kind == "copied" and self.stack_bytes is not None:
-            raise ContextError(
-                "stack_bytes without share=VM: a copied process has a copy of its caller's stack", field="stack_bytes"
-            )
-        if kind == "copied" and self.suspend_caller:
-            raise ContextError(
-                "suspend_caller without share=VM: every Python thread would wait with the caller, who holds the GIL",
-                field="suspend_caller",
-            )
-
-        for name in ("memory_exclude", "memory_wipe"):
-            if kind != "copied" and getattr(self, name):
-                raise ContextError(f"{name} for a {kind} process: no memory is copied for one", field=name)
-        step_rules.check_kind(self, kind)
-
     def ranges(self) -> tuple[tuple[int, ...], ...]:
         """What the C core is to leave out of a copy: address, length, the advice and what undoes it, for each buffer."""
         excluded = tuple((*one.pages(), *_EXCLUDE) for one in self.memory_exclude)
@@ -353,33 +272,12 @@ class Description:
         newborn: dict[str, Any] = {}
         if self.join is not None:
             newborn["joins"] = joins = self.join.joins()
-            self._check_joins(kind, Namespace(sum(flag for flag, _fd in joins)))
+            clone_rules.check_joins(self, kind, Namespace(sum(flag for flag, _fd in joins)))
         if maps is not None:
             newborn.update((name, getattr(maps, name)) for name in MAP_FIELDS)
         if self.time_offsets and kind == "program":
             newborn["offsets"] = offsets_text(self.time_offsets)
         return newborn
-
-    def _check_joins(self, kind: str, joined: Namespace) -> None:
-        """What depends on which of the namespaces are others than the caller's own."""
-        if kind != "copied" and Namespace.TIME in joined:
-            raise ContextError(
-                "join=TIME for a task that shares memory: the kernel maps a clock for all who share it. A copied process "
-                "(no share=VM) can",
-                field="join",
-            )
-        for field, needed in _NEED_NAMESPACE.items():
-            if getattr(self, field) and needed not in joined | self.new:
-                raise ContextError(
-                    f"{field} with join=: the {needed.name} namespace there is the caller's own, and would be changed for all",
-                    field=field,
-                )
-        apart = joined & (Namespace.USER | Namespace.MOUNT)
-        if Share.FS in self.share and apart:
-            raise ContextError(
-                f"share=FS with join={apart.name}: the kernel takes only tasks with a cwd of their own there",
-                field="join",
-            )
 
     @property
     def changes_credentials(self) -> bool:
@@ -387,14 +285,6 @@ class Description:
         joins_user = self.join is not None and Namespace.USER in self.join.kinds
         ids = (self.uid, self.gid, self.groups, self.capabilities)
         return joins_user or any(value is not None for value in ids)
-
-    def _field_of(self, flags: int) -> str:
-        for flag, field in _FIELD_OF_FLAG.items():
-            if flags & flag & self.flags:
-                return field
-        if flags & int(self.new):
-            return "new"
-        return "share" if flags & int(self.share) else "exit_signal"
 
     def plan(
         self, kind: str, *, cgroup: int = -1, drop: int = 0, timeout: bool = True, maps: object = None
@@ -412,7 +302,7 @@ class Description:
         if cgroup < 0 and key in self._kept:
             plan: _core.Plan = self._kept[key]
             return plan
-        self._check_kind(kind)
+        clone_rules.check_kind(self, kind)
         limit = self.timeout if timeout else None
         if kind == "copied" and self.time_offsets:
             drop |= Clone.NEWTIME  # a step makes it: see _clocks

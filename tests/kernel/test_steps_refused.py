@@ -1,0 +1,126 @@
+"""Steps that cannot be done: each is an error of its own, by its name, and nothing is left; within every kind of task."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+import pytest
+import seccomp
+from features import NOBODY, requires
+from steps_seen import KINDS, every_kind, refusal, the_creator_stays_as_it_is  # noqa: F401
+
+from sysclone import CloneError, Context, Namespace, Scheduling, Share, run
+
+MISSING = "/nowhere/at/all"
+BAD: list[tuple[dict[str, Any], str, int]] = [
+    ({"cwd": MISSING}, f"chdir({MISSING})", errno.ENOENT),
+    ({"cwd": "/etc/passwd"}, "chdir(/etc/passwd)", errno.ENOTDIR),
+    ({"cwd": 1023}, "fchdir(1023)", errno.EBADF),
+    ({"root": MISSING}, f"chroot({MISSING})", errno.ENOENT),
+    ({"process_group": 1 << 22}, "setpgid(4194304)", errno.EPERM),
+    ({"session": True, "controlling_terminal": "/dev/null"}, "ioctl(TIOCSCTTY, /dev/null)", errno.ENOTTY),
+    ({"foreground": 1023}, "ioctl(TIOCSPGRP, 1023)", errno.EBADF),
+    ({"affinity": [8000]}, "sched_setaffinity(8000)", errno.EINVAL),
+    ({"memory_policy": ("bind", 900)}, "set_mempolicy(bind, 900)", errno.EINVAL),
+    ({"limits": {"NOFILE": 1 << 40}}, f"prlimit(NOFILE, {1 << 40}:{1 << 40})", errno.EPERM),
+]
+
+
+@every_kind
+def test_bad_values(kind):
+    """Each step that cannot be done is an error of its own: the step with its argument, the errno, and the file."""
+    for fields, step, code in BAD:
+        error = refusal(kind, fields)
+        assert (error.step, error.errno) == (step, code), fields
+        if step.startswith("ch"):
+            assert error.filename == step.partition("(")[2][:-1]
+            assert "likely: " in error.hint
+
+
+PRIVILEGED: list[tuple[dict[str, Any], str]] = [
+    ({"root": "/tmp"}, "chroot(/tmp)"),
+    ({"nice": -5}, "setpriority(-5)"),
+    ({"scheduling": Scheduling("fifo", 1)}, "sched_setattr(fifo, 1)"),
+    ({"io_priority": ("realtime", 0)}, "ioprio_set(realtime, 0)"),
+    ({"limits": {"CORE": (0, 1)}}, "prlimit(CORE, 0:1)"),
+]
+
+
+@requires("nobody")
+def test_no_privilege():
+    """What needs privilege is refused to nobody, by name, with a hint that says which capability."""
+
+    def as_nobody() -> list[tuple[str, str, int, str]]:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        found = []
+        for kind in KINDS:
+            for fields, _step in PRIVILEGED:
+                error = refusal(kind, fields)
+                found.append((kind, error.step, error.errno, error.hint))
+        return found
+
+    told = Context(uid=NOBODY, gid=NOBODY, groups=()).call(as_nobody)
+    assert [step for _kind, step, _code, _hint in told] == [step for _fields, step in PRIVILEGED] * 3
+    for _kind, step, code, hint in told:
+        assert code in (errno.EPERM, errno.EACCES), step
+        assert "CAP_" in hint, step
+
+
+SECCOMP: list[tuple[str, dict[str, Any], int | None]] = [
+    ("chdir", {"cwd": "/"}, None),
+    ("setsid", {"session": True}, None),
+    ("setpgid", {"process_group": 0}, None),
+    ("prlimit64", {"limits": {"CORE": 0}}, None),
+    ("setpriority", {"nice": 1}, None),
+    ("sched_setattr", {"scheduling": "batch"}, None),
+    ("sched_setaffinity", {"affinity": [0]}, None),
+    ("ioprio_set", {"io_priority": "idle"}, None),
+    ("set_mempolicy", {"memory_policy": "default"}, None),
+    ("personality", {"personality": 0}, None),
+    ("keyctl", {"keyring": True}, None),
+    ("umask", {"umask": 0}, None),
+    ("prctl", {"timer_slack_ns": 1}, 29),
+    ("sethostname", {"new": Namespace.USER | Namespace.UTS, "hostname": "x"}, None),
+    ("setdomainname", {"new": Namespace.USER | Namespace.UTS, "domainname": "x"}, None),
+]
+ODD = errno.EOWNERDEAD
+
+
+@requires("seccomp")
+def test_seccomp_refuses_a_step():
+    """A step that a filter refuses is that step's error, for every kind of task."""
+
+    def filtered() -> list[tuple[str, str, int]]:
+        seccomp.deny(*(seccomp.Denial(call, ODD, 0 if first else None, first) for call, _fields, first in SECCOMP))
+        errors = [(call, refusal(kind, fields)) for kind in KINDS for call, fields, _first in SECCOMP]
+        return [(call, error.step, error.errno) for call, error in errors]
+
+    for call, step, code in Context().call(filtered):
+        assert code == ODD
+        assert step.startswith(call.removesuffix("64"))
+
+
+def test_nothing_is_left_of_a_refused_start():
+    """A refused start leaves no process, fd or thread, whichever kind it is: the fixture looks."""
+    for _ in range(20):
+        with pytest.raises(CloneError):
+            run(["true"], context=Context(cwd=MISSING, nice=1), capture_output=True)
+        for share in (Share(0), Share.VM):
+            task = Context(share=share, cwd=MISSING, nice=1).start(os.getpid)
+            with pytest.raises(CloneError), task:
+                task.result(10)
+
+
+@requires("user_namespaces")
+def test_a_refused_light_call_with_maps_keeps_no_pidfd():
+    """The exception of a light call with id maps does not keep its task alive."""
+    context = Context(share=Share.VM, new=Namespace.USER, uid_map="root", cwd=MISSING)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        with pytest.raises(CloneError):
+            context.call(os.getpid)
+    assert len(os.listdir("/proc/self/fd")) == before
