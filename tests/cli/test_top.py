@@ -71,6 +71,18 @@ def test_it_shows_sorts_filters_and_tells_of_the_chosen(tasks):
         assert screen.status() == 0
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+def test_it_fits_in_the_terminal(tasks, columns):
+    """In 80 columns the names and what the chosen one shares are there to be read, below each other; in 120 side by side."""
+    with Screen(*COMMAND, "top", str(os.getpid()), columns=columns, rows=24) as screen:
+        text = screen.until(lambda text: "memory:" in text and " pause" in text)
+        [heading] = [line for line in text.splitlines() if "namespaces" in line and "what" in line]
+        assert ("│" in heading) is (columns == 120)
+        assert "python" in text
+        assert "by tree" in text.splitlines()[0]
+        assert " pause" in text
+
+
 def test_it_keeps_up_with_what_comes_and_goes(tasks):
     """A task that comes is shown at the next look, and one that ends is not any more; in a pause neither is so."""
     go_on, tell = os.pipe()

@@ -39,6 +39,8 @@ _STYLES = {
 _COLUMNS = ("pid", "tid", "S", "M F D H I U", "namespaces", "what")
 _MOST_NAMED = 12
 _COMMAND_CHARACTERS = 200
+_WIDE = 110
+"""From so many columns on there is room for both side by side."""
 
 Row = tuple[TaskInfo, str, str, str, str]
 """A task, its state, its marks, its namespaces, and its line of the tree."""
@@ -53,7 +55,7 @@ class Looked(Message):
 
 
 class Top(App[None]):
-    """The tasks on the left, and on the right what the chosen one shares with whom."""
+    """The tasks on the left, or in a narrow terminal above, and beside them what the chosen one shares with whom."""
 
     TITLE = "sysclone top"
     ENABLE_COMMAND_PALETTE = False
@@ -61,15 +63,19 @@ class Top(App[None]):
     #summary { height: 1; background: $panel; padding: 0 1; }
     #tasks { width: 3fr; }
     #side { width: 2fr; border-left: solid $panel; padding: 0 1; }
+    .-narrow #both { layout: vertical; }
+    .-narrow #tasks { width: 100%; height: 3fr; }
+    .-narrow #side { width: 100%; height: 2fr; border-left: none; border-top: solid $panel; }
     #filter { display: none; height: 3; }
     """
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-narrow"), (_WIDE, "-wide")]
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "quit"),
         Binding("s", "sort", "sort"),
         Binding("slash", "filter", "filter"),
         Binding("t", "toggle('threads')", "threads"),
-        Binding("k", "toggle('kernel')", "kernel threads"),
-        Binding("o", "toggle('odd')", "odd ones only"),
+        Binding("k", "toggle('kernel')", "kernel"),
+        Binding("o", "toggle('odd')", "odd"),
         Binding("space", "toggle('paused')", "pause"),
         Binding("escape", "close_filter", "clear filter", show=False),
     ]
@@ -89,7 +95,7 @@ class Top(App[None]):
     def compose(self) -> ComposeResult:
         """The widgets, from top to bottom."""
         yield Static("looking …", id="summary", markup=False)
-        with Horizontal():
+        with Horizontal(id="both"):
             yield DataTable[Text](id="tasks", cursor_type="row", zebra_stripes=True)
             with VerticalScroll(id="side", can_focus=True):
                 yield Static("", id="chosen")
@@ -201,12 +207,12 @@ class Top(App[None]):
         shown = [name for name, on in self._shown.items() if on and name in ("odd", "kernel", "paused")]
         words = [
             f"{len(self._rows)} of {len(seen)} tasks",
-            f"{sum(group.resource in RESOURCES for group in seen.groups)} groups",
-            f"{len(seen.unknown)} may not be looked at",
-            f"{seen.calls} calls, {seen.seconds * 1000:.0f} ms",
             f"by {self._sort}",
             *([f"with {self._filter!r}"] if self._filter else []),
             *shown,
+            f"{sum(group.resource in RESOURCES for group in seen.groups)} groups",
+            f"{len(seen.unknown)} may not be looked at",
+            f"{seen.calls} calls, {seen.seconds * 1000:.0f} ms",
         ]
         self.query_one("#summary", Static).update(" · ".join(words))
 
@@ -300,7 +306,7 @@ def _about(seen: Inspection, task: TaskInfo) -> str:
         group = task.group(resource)
         word = WORDS[resource]
         if group.answer is Answer.SHARED:
-            lines.append(f"[b]{word}[/b]: {escape(_named(seen, task.shared_with(resource)))}")
+            lines.append(f"[b]{word}[/b]: {escape(_named(seen, task, task.shared_with(resource)))}")
         else:
             lines.append(f"{word}: [dim]{'none' if group.answer is Answer.NOTHING else group.answer.value}[/dim]")
     lines += ["", "[b]namespaces[/b]"]
@@ -316,10 +322,26 @@ def _about(seen: Inspection, task: TaskInfo) -> str:
     return "\n".join(lines)
 
 
-def _named(seen: Inspection, tids: tuple[int, ...]) -> str:
-    """Some of the tasks by name, whole processes before threads: ids begin again, and tell no order."""
-    found = []
-    for tid in sorted(tids, key=lambda one: (one != seen._process_of(one), one))[:_MOST_NAMED]:
-        pid = seen._process_of(tid)
-        found.append(f"{tid} ({seen.process_name(pid)})" if tid == pid else f"{tid} of {pid}")
-    return ", ".join(found) + (f" and {len(tids) - _MOST_NAMED} more" if len(tids) > _MOST_NAMED else "")
+def _named(seen: Inspection, task: TaskInfo, tids: tuple[int, ...]) -> str:
+    """With whom it shares, a process at a time: its own first, then by ids; whole processes by name, and threads counted."""
+    of: dict[int, list[int]] = {}
+    for tid in tids:
+        of.setdefault(seen._process_of(tid), []).append(tid)
+    found = [_sharers(seen, task, pid, of[pid]) for pid in sorted(of, key=lambda pid: (pid != task.pid, pid))]
+    return ", ".join(found[:_MOST_NAMED]) + (
+        f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    )
+
+
+def _sharers(seen: Inspection, task: TaskInfo, pid: int, tids: list[int]) -> str:
+    """The tasks of one process: "812 (make) and 3 of its threads"."""
+    name = "its own process" if pid == task.pid else f"{pid} ({seen.process_name(pid)})"
+    threads = [tid for tid in tids if tid != pid]
+    if len(threads) == len(tids):
+        return f"thread {threads[0]} of {name}" if len(threads) == 1 else f"{len(threads)} threads of {name}"
+    first = f"{pid}, whose thread it is" if pid == task.pid else name
+    return first + (f", and {_count(threads)}" if threads else "")
+
+
+def _count(threads: list[int]) -> str:
+    return f"its thread {threads[0]}" if len(threads) == 1 else f"{len(threads)} of its threads"
