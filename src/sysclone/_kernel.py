@@ -34,6 +34,22 @@ def is_at_least(since: str) -> bool:
     return release() >= (int(major), int(minor))
 
 
+def why_no_proc() -> str:
+    """Why the numbers in /proc are not those that system calls know here; empty where they are.
+
+    In a new pid namespace with its creator's /proc a look at both would speak of strangers.
+    """
+    try:
+        with open("/proc/self/status", "rb") as file:
+            numbers = next((line.split()[1:] for line in file if line.startswith(b"NSpid:")), [b""])
+    except OSError:
+        numbers = [b"", b""] if os.path.exists("/proc/version") else []
+    if len(numbers) == 1:
+        return ""
+    why = "/proc is that of another pid namespace" if numbers else "there is no /proc"
+    return f"{why}\ntry: mount -t proc proc /proc, in a mount namespace of its own (unshare --mount-proc)"
+
+
 @functools.cache
 def known_flags() -> int:
     """Every bit that the running kernel's clone3 knows.

@@ -7,6 +7,7 @@ import re
 import threading
 
 import pytest
+from commandline import run_command
 from features import requires
 
 from sysclone import Context, Share, lowlevel
@@ -151,3 +152,27 @@ def test_who_is_not_there_is_told(sysclone, verb):
     assert "4194304" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+ANOTHER = ("unshare", "--mount", "--pid", "--fork")
+NONE = ("unshare", "--mount", "sh", "-c", 'umount -l /proc && exec "$@"', "sh")
+
+
+@requires("root", "mount_namespaces", "pid_namespaces")
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        (ANOTHER, ("ps",)),
+        (ANOTHER, ("matrix", "1")),
+        (ANOTHER, ("trace", "--", "/bin/true")),
+        (NONE, ("ps",)),
+        (NONE, ("trace", "-p", "1")),
+    ],
+)
+def test_numbers_of_another_proc_are_refused(before, words):
+    """With the /proc of another pid namespace, or none, nothing is said of strangers, and why and what to do is said."""
+    done = run_command(*words, before=before)
+
+    assert (done.returncode, done.stdout) == (125, "")
+    assert ("another pid namespace" if before is ANOTHER else "there is no /proc") in done.stderr
+    assert "try: mount -t proc" in done.stderr

@@ -14,6 +14,7 @@ from errno import EACCES, ENOSYS, EPERM
 from .. import _core
 from .._errors import CloneError, Unsupported
 from .._flags import Share
+from .._kernel import why_no_proc
 from .proc import FOR_CHILDREN_FILES, NAMESPACE_FILES, Stat, Status, parse_cgroups, parse_command
 from .sharing import RESOURCES, Answer, ShareGroup, TaskInfo
 
@@ -147,13 +148,14 @@ def inspect(pids: int | Iterable[int] | None = None) -> Inspection:
 
     Raises:
         ProcessLookupError: one of `pids` is not there.
-        Unsupported: this kernel has no kcmp (CONFIG_KCMP).
+        Unsupported: this kernel has no kcmp (CONFIG_KCMP), or /proc is not there, or is another pid namespace's.
         CloneError: no child could be made, which is needed to know those who have nothing.
 
     Makes two children that end at once. Follows kcmp(2), proc(5) and namespaces(7); asking about another user's tasks
     needs CAP_SYS_PTRACE. Since Linux 3.5.
     """
     began = time.monotonic()
+    _need_proc()
     wanted = None if pids is None else _numbers(pids)
     everybody = _processes()
     stats = _stats_of([(pid, pid) for pid in everybody])
@@ -165,11 +167,17 @@ def inspect(pids: int | Iterable[int] | None = None) -> Inspection:
 def look_at(tasks: Sequence[tuple[int, int]]) -> Inspection:
     """Look at a few tasks alone, each given as (pid, tid); their groups are those among them."""
     began = time.monotonic()
+    _need_proc()
     processes: dict[int, list[int]] = {}
     for pid, tid in dict.fromkeys(tasks):
         processes.setdefault(pid, []).append(tid)
     leaders = _stats_of([(pid, pid) for pid in processes])
     return _Look({pid: tids for pid, tids in processes.items() if pid in leaders}, leaders, None).result(began)
+
+
+def _need_proc() -> None:
+    if why := why_no_proc():
+        raise Unsupported("looking at tasks", reason=why)
 
 
 def _numbers(pids: int | Iterable[int]) -> list[int]:
@@ -206,7 +214,9 @@ def process_of(pid: int) -> int:
 
     Raises:
         ProcessLookupError: there is no such task.
+        Unsupported: as of inspect.
     """
+    _need_proc()
     (text,) = _core.read_files((b"/proc/%d/status" % pid,), _FILE_BYTES) if pid > 0 else (0,)
     if not isinstance(text, bytes) or not text:
         raise ProcessLookupError(3, f"there is no task {pid}")

@@ -107,7 +107,7 @@ def relation(a: int, b: int) -> Relation:
 
     Raises:
         ProcessLookupError: one of them is not there, or ended while it was looked at.
-        Unsupported: this kernel has no kcmp (CONFIG_KCMP).
+        Unsupported: this kernel has no kcmp (CONFIG_KCMP), or /proc is not there, or is another pid namespace's.
 
     Since Linux 3.5; follows kcmp(2).
     """

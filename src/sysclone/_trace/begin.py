@@ -9,6 +9,7 @@ from errno import EALREADY, EPERM, ESRCH
 
 from .. import _core
 from .._errors import CloneError, Unsupported
+from .._kernel import why_no_proc
 from .._popen.popen import Popen
 from .build import Builder
 from .session import BATCH, KILL, Trace
@@ -118,8 +119,10 @@ def begin_tracer(mode: int, kill_on_exit: bool) -> _core.Tracer:
     """A tracer in our own pid namespace: as the first process of another it would end that when it ends.
 
     Raises:
-        Unsupported: our children get a pid namespace of their own, by unshare or setns.
+        Unsupported: our children get a pid namespace of their own, by unshare or setns; or /proc is not ours.
     """
+    if why := why_no_proc():
+        raise Unsupported("tracing", reason=why)
     try:
         ours, childrens = (os.readlink(f"/proc/thread-self/ns/{name}") for name in ("pid", "pid_for_children"))
     except FileNotFoundError:  # there is no first process in it yet, or there is no /proc

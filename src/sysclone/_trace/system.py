@@ -8,6 +8,7 @@ from collections import deque
 
 from .._errors import SyscloneError
 from .._flags import Clone
+from .._kernel import why_no_proc
 from .begin import look
 from .events import AttachEvent, CloneEvent, ExecEvent, ExitEvent
 from .session import Trace
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .policy import Policy
 
 _THREAD = int(Clone.THREAD)
+_INITIAL = 0xEFFFFFFC  # PROC_PID_INIT_INO
 
 
 class EventsLost(SyscloneError):
@@ -46,6 +48,7 @@ class SystemTrace(Trace):
         self.epoch = time.time() - time.monotonic()
         self.warnings: list[str] = []
         self.lost = 0
+        self._knows_numbers = _is_initial()
 
     @property
     def status(self) -> Status | None:
@@ -125,7 +128,7 @@ class SystemTrace(Trace):
         tid = record.other if record.kind == "sched_process_exec" else record.tid
         if tid in self._process:
             return []
-        status = _status(tid)
+        status = _status(tid) if self._knows_numbers else {}
         pid = self._process[tid] = status.get("Tgid", tid)
         argv = look(tid)[1] if status else ()
         return [AttachEvent(record.when, pid, tid, "attach", record.by, argv, status.get("PPid", 0))]
@@ -143,6 +146,14 @@ class SystemTrace(Trace):
             self._process[record.tid] = record.tid
             return [ExecEvent(record.when, record.tid, record.other, "execve", record.name, None, result=0)]
         return [ExitEvent(record.when, self._process.pop(record.tid), record.tid, "exit", None)]
+
+
+def _is_initial() -> bool:
+    """Whether /proc here has the numbers that the kernel's record has: those of the initial pid namespace."""
+    try:
+        return not why_no_proc() and os.readlink("/proc/self/ns/pid") == f"pid:[{_INITIAL}]"
+    except OSError:
+        return False
 
 
 def _status(tid: int) -> dict[str, int]:

@@ -171,8 +171,10 @@ def _errno(event: CloneEvent | UnshareEvent | SetnsEvent | ExecEvent) -> str:
 def made(node: Node) -> str:
     """What a node begins with, in words: a program, a thread, a fork with what it shares."""
     if node.program is not None:
-        shown = [quote(one) for one in node.program.argv or ()]
-        text = f"{node.program.path} [{', '.join(shown)}]"
+        argv = node.program.argv
+        text = node.program.path or "?"
+        if argv is not None:
+            text += f" [{', '.join(quote(one) for one in argv)}]"
         return text if len(text) <= 2 * _WORDS else text[: 2 * _WORDS - 1] + "…"
     if isinstance(node.birth, AttachEvent):
         return f"attached: {node.birth.name or '?'}" + (f", a thread of {node.pid}" if node.tid != node.pid else "")
