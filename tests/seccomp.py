@@ -19,12 +19,14 @@ NR_OFFSET, ARCH_OFFSET, ARGUMENTS_OFFSET = 0, 4, 16
 
 NUMBERS = {
     "x86_64": {
+        "capset": 126, "setgroups": 116, "setresgid": 119, "setresuid": 117,
         "chdir": 80, "chroot": 161, "clone": 56, "dup3": 292, "fchdir": 81, "ioctl": 16, "ioprio_set": 251, "keyctl": 250,
         "mount": 165, "personality": 135, "pivot_root": 155, "prctl": 157, "prlimit64": 302, "rt_sigaction": 13,
         "sched_setaffinity": 203, "sched_setattr": 314, "seccomp": 317, "set_mempolicy": 238, "setdomainname": 171,
         "sethostname": 170, "setpgid": 109, "setpriority": 141, "setsid": 112, "umask": 95, "umount2": 166, "unshare": 272,
     },
     "aarch64": {
+        "capset": 91, "setgroups": 159, "setresgid": 149, "setresuid": 147,
         "chdir": 49, "chroot": 51, "clone": 220, "dup3": 24, "fchdir": 50, "ioctl": 29, "ioprio_set": 30, "keyctl": 219,
         "mount": 40, "personality": 92, "pivot_root": 41, "prctl": 167, "prlimit64": 261, "rt_sigaction": 134,
         "sched_setaffinity": 122, "sched_setattr": 274, "seccomp": 277, "set_mempolicy": 237, "setdomainname": 162,

@@ -149,6 +149,19 @@ def test_each_refusal_names_its_step():
                 else:
                     raise SystemExit(f"{fields} was let")
         assert Context(share=Share.VM, no_new_privs=True).call(os.getuid) == 65534
+        for keywords, step, name in (
+            (dict(user=0), "setreuid(0)", "CAP_SETUID"),
+            (dict(group=0), "setregid(0)", "CAP_SETGID"),
+            (dict(extra_groups=[1, 2]), "setgroups(1, 2)", "CAP_SETGID"),
+            (dict(process_group=1), "setpgid(1)", "process group 1 is of another session"),
+        ):
+            try:
+                sysclone.run(["true"], **keywords)
+            except PermissionError as error:
+                assert error.step == step, error.step
+                assert name in str(error), str(error)
+            else:
+                raise SystemExit(f"{keywords} was let")
         """,
         as_nobody=True,
     )

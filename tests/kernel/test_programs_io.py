@@ -203,7 +203,8 @@ def test_a_closed_fd_to_pass_is_told():
     """An fd to pass that is not open is EBADF of the step fcntl, and no program runs."""
     with pytest.raises(CloneError) as caught:
         run(["true"], pass_fds=[999])
-    assert (caught.value.errno, caught.value.step) == (errno.EBADF, "fcntl")
+    assert (caught.value.errno, caught.value.step) == (errno.EBADF, "fcntl(999)")
+    assert "descriptor 999 is not open" in caught.value.hint
 
 
 def test_programs_of_eight_threads_have_their_own_fds():

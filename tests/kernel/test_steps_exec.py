@@ -175,7 +175,7 @@ def test_exec_refusals(tmp_path):
         os.close(fd)
     with pytest.raises(CloneError) as caught:
         run(["x"], context=Context(executable=1000))
-    assert (caught.value.step, caught.value.errno) == ("fcntl", errno.EBADF)
+    assert (caught.value.step, caught.value.errno) == ("fcntl(1000)", errno.EBADF)
 
 
 @every_kind

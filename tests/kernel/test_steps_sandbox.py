@@ -238,6 +238,22 @@ def test_a_filter_kills_a_program():
     assert run(["mkdir", "/tmp"], context=context, stderr=subprocess.DEVNULL).returncode == -signal.SIGSYS
 
 
+@requires("seccomp", "libseccomp")
+def test_a_program_by_fd_is_asked_for_its_own_exec():
+    """What is executed by an fd needs execveat and not execve: the filter is looked at for that."""
+    fd = os.open("/bin/true", os.O_RDONLY)
+    try:
+        for call, lets in (("execve", True), ("execveat", False)):
+            context = Context(executable=fd, no_new_privs=True, seccomp=SeccompFilter("allow", {call: "kill"}))
+            if lets:
+                assert run(["true"], context=context).returncode == 0
+            else:
+                with pytest.raises(ContextError, match="does not allow execveat"):
+                    run(["true"], context=context)
+    finally:
+        os.close(fd)
+
+
 @requires("libseccomp")
 def test_our_reading_of_a_filter_is_the_kernels():
     """What a filter answers is worked out as the kernel does: for rules with each comparison, and calls with and without."""

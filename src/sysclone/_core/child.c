@@ -60,12 +60,14 @@ sc_move_stdio(sc_child *c)
         int source = c->stdio[target];
         if (source < 0 || source == target || source > 2) continue;
         long moved = sc_raw3(SYS_fcntl, source, F_DUPFD_CLOEXEC, 3);
+        c->place = target;
         if (moved < 0) return moved;
         c->stdio[target] = (int)moved;
     }
     for (int target = 0; target < 3; target++) {
         int source = c->stdio[target];
         if (source < 0) continue;
+        c->place = target;
         long done = source == target ? sc_raw3(SYS_fcntl, target, F_SETFD, 0) : sc_raw3(SYS_dup3, source, target, 0);
         if (done < 0) return done;
     }
@@ -102,11 +104,12 @@ sc_close_range(long low, long high)
 }
 
 static long
-sc_close_fds(const sc_child *c)
+sc_close_fds(sc_child *c)
 {
     long low = 3;
     for (size_t i = 0; i < c->keep_count; i++) {
         int fd = c->keep[i];
+        c->place = (int)i;
         long flags = sc_raw2(SYS_fcntl, fd, F_GETFD);
         if (flags < 0) return flags;
         sc_raw3(SYS_fcntl, fd, F_SETFD, flags & ~(long)FD_CLOEXEC);
@@ -130,7 +133,7 @@ sc_exec(sc_child *c)
         if (i == 0 || (first == -ENOENT || first == -ENOTDIR)) {
             if (i == 0 || (error != -ENOENT && error != -ENOTDIR)) {
                 first = error;
-                c->path_index = i;
+                c->place = i;
             }
         }
     }

@@ -42,8 +42,8 @@ typedef struct sc_child {
     int *ready; /* NULL, or 0 while the child is to wait for its creator; then 1, or -errno */
     int (*setup)(void *), (*let_go)(void *);
     void *setup_argument;
-    /* Out, in shared memory: 0 while nothing failed. */
-    int step, error, path_index;
+    /* Out, in shared memory: 0 while nothing failed. place is which of them it was: a stream, one of keep, one of paths. */
+    int step, error, place;
 } sc_child;
 
 int sc_child_main(void *child);

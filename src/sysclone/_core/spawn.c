@@ -228,7 +228,7 @@ sc_spawn_run(sc_spawning *s)
 /* spawn(plan, paths, argv, envp or None, cwd or None, (fd0, fd1, fd2), keep, close_others, restore_ignored, setsid, pgid,
          gid, groups or None, uid, umask, setup or None, mask or None, terminal or -1, is_subreaper, exec_fd or -1,
          exec_fd_stays)
-   -> (pid, pidfd, step, errno, path index, exception or None, peak): step is 0 when the program runs; pid is 0 when no
+   -> (pid, pidfd, step, errno, place, exception or None, peak): step is 0 when the program runs; pid is 0 when no
    child was made, and then the exception is the name of what was refused. The pidfd is the caller's, negative when there
    is none. peak is the most KiB that this process has had resident: exec counts them as the program's. */
 PyObject *
@@ -292,7 +292,7 @@ sc_spawn(PyObject *module, PyObject *args)
     sc_spawn_run(&s);
     if (s.pid < 0) answer = Py_BuildValue("iiiiisl", 0, -1, -1, (int)-s.pid, 0, s.failed_step ? s.failed_step : "clone", 0L);
     else
-        answer = Py_BuildValue("liiiiOl", s.pid, s.pidfd, c->step, c->error, c->path_index,
+        answer = Py_BuildValue("liiiiOl", s.pid, s.pidfd, c->step, c->error, c->place,
                                s.exception ? s.exception : Py_None, used.ru_maxrss);
     Py_XDECREF(s.exception);
     PyMem_Free(s.environment_strings);

@@ -45,6 +45,23 @@ def _tty_enotty(detail: str) -> str:
     return lines(f"{what} is no terminal")
 
 
+# --- descriptors
+
+
+def _fd_ebadf(detail: str) -> str:
+    fd = next((word.strip() for word in detail.split(",") if word.strip().isdecimal()), "")
+    return lines(f"descriptor {fd} is not open in this program") if fd else ""
+
+
+def _fd_einval(_detail: str) -> str:
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return lines(
+        f"a number was asked for that is beyond RLIMIT_NOFILE, {most}", "a lower number, or a higher limit here"
+    )
+
+
 # --- priorities and limits
 
 
@@ -205,6 +222,9 @@ def _landlock_e2big(_detail: str) -> str:
 STEP_HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("setsid", errno.EPERM): _setsid_eperm,
     ("setpgid", errno.EPERM): _setpgid_eperm,
+    ("fcntl", errno.EBADF): _fd_ebadf,
+    ("fcntl", errno.EINVAL): _fd_einval,
+    ("dup2", errno.EBADF): _fd_ebadf,
     ("ioctl", errno.EPERM): _tty_eperm,
     ("ioctl", errno.ENOTTY): _tty_enotty,
     ("prlimit", errno.EPERM): _prlimit_eperm,

@@ -228,7 +228,7 @@ class Popen(OnTerminal):
         if devnull is not None:
             os.close(devnull)
         self._closed_child_pipe_fds = True
-        self._take(outcome, cwd, program, preexec_fn is not None)
+        self._take(outcome, rest, cwd, program, preexec_fn is not None)
 
     def _spawn_after(self, preexec_fn: Callable[[], Any], envp: list[bytes] | None, *rest: Any) -> _Outcome:
         if sys.version_info >= (3, 12) and _core.finalizing():
@@ -276,8 +276,8 @@ class Popen(OnTerminal):
 
             return _core.spawn(plan_of(context, "program", drop=_UNDONE_BY_EXEC), *(*rest, enter, *last))
 
-    def _take(self, outcome: _Outcome, cwd: Any, program: Any, had_preexec: bool) -> None:
-        pid, pidfd, step, errno, _path, exception, self._peak_before = outcome
+    def _take(self, outcome: _Outcome, asked: tuple[Any, ...], cwd: Any, program: Any, had_preexec: bool) -> None:
+        pid, pidfd, step, errno, place, exception, self._peak_before = outcome
         if step == 0:
             self._began(pid, pidfd)
             return
@@ -304,7 +304,27 @@ class Popen(OnTerminal):
         if step in (_STEP_CHDIR, _STEP_EXEC):
             filename = cwd if step == _STEP_CHDIR else program
             name = f"{name}({os.fsdecode(filename)})"
-        raise CloneError(errno, step=name, filename=filename)
+        raise CloneError(errno, step=_with_argument(name, place, asked), filename=filename)
+
+
+def _with_argument(name: str, place: int, asked: tuple[Any, ...]) -> str:
+    """The name of a step of the C child's, with what it was about.
+
+    Args:
+        name: of _STEPS.
+        place: which stream, or which of the fds to keep, where it is about those.
+        asked: what `_core.spawn` was given from argv on.
+    """
+    _argv, _envp, _cwd, stdio, kept, _others, _signals, _session, group, gid, groups, uid, _umask = asked
+    about: dict[str, Callable[[], object]] = {
+        "dup2": lambda: f"{stdio[place]}, {place}",
+        "fcntl": lambda: kept[place],
+        "setpgid": lambda: group,
+        "setgroups": lambda: ", ".join(map(str, groups)),
+        "setregid": lambda: gid,
+        "setreuid": lambda: uid,
+    }
+    return f"{name}({about[name]()})" if name in about else name
 
 
 def _check(context: Description) -> None:

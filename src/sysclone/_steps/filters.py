@@ -17,19 +17,25 @@ _SET_MODE_FILTER: Final = 1
 _ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 # On x86-64 and aarch64.
 _NUMBERS: Final = {
-    "brk": (12, 214), "close_range": (436, 436), "execve": (59, 221), "exit": (60, 93), "fcntl": (72, 25), "futex": (202, 98),
+    "brk": (12, 214), "close_range": (436, 436), "execve": (59, 221), "execveat": (322, 281), "exit": (60, 93),
+    "fcntl": (72, 25), "futex": (202, 98),
     "madvise": (28, 233), "mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "rt_sigprocmask": (14, 135),
     "rt_sigreturn": (15, 139),
 }  # fmt: skip
 # What a light process does while it holds locks that its creator needs, and to leave.
 _OF_LIGHT: Final = ("exit", "futex", "rt_sigprocmask", "rt_sigreturn", "mmap", "munmap", "mprotect", "madvise", "brk")
-_OF_PROGRAM: Final = ("futex", "fcntl", "close_range", "rt_sigprocmask", "execve")
+_OF_PROGRAM: Final = ("futex", "fcntl", "close_range", "rt_sigprocmask")
 _ALLOW, _LOG, _ERRNO = 0x7FFF0000, 0x7FFC0000, 0x00050000
 _ACTION: Final = 0xFFFF0000
 
 
-def program_of(wanted: SeccompFilter | bytes, light: bool, program: bool) -> bytes:
+def program_of(wanted: SeccompFilter | bytes, light: bool, execs: str = "") -> bytes:
     """The program for the kernel.
+
+    Args:
+        wanted: the filter.
+        light: whether it is for a light process.
+        execs: the call by which the task becomes a program, if it does.
 
     Raises:
         ContextError: it would end the task where that does harm, or before it has begun.
@@ -38,9 +44,9 @@ def program_of(wanted: SeccompFilter | bytes, light: bool, program: bool) -> byt
     code = wanted.program() if isinstance(wanted, SeccompFilter) else wanted
     machine = os.uname().machine
     arch, column = _ARCH[machine], list(_ARCH).index(machine)
-    for name in _OF_LIGHT if light else _OF_PROGRAM if program else ():
+    for name in _OF_LIGHT if light else (*_OF_PROGRAM, execs) if execs else ():
         action = answer(code, arch, _NUMBERS[name][column]) & _ACTION
-        if action in (_ALLOW, _LOG) or (program and action == _ERRNO):
+        if action in (_ALLOW, _LOG) or (execs and action == _ERRNO):
             continue
         why = (
             "a light process needs it while it holds locks that its creator needs, and to leave"

@@ -107,7 +107,8 @@ def _last_steps(context: Description, light: bool, program: bool) -> list[Step]:
     if context.landlock is not None:
         steps.append(("landlock_restrict_self", landlock.restrict, (NOTES,)))
     if context.seccomp is not None:
-        code = filters.program_of(context.seccomp, light, program)
+        by_fd = isinstance(context.executable, int)
+        code = filters.program_of(context.seccomp, light, ("execveat" if by_fd else "execve") if program else "")
         steps.append(("seccomp(SECCOMP_SET_MODE_FILTER)", filters.load, (code,)))
     return steps
 
