@@ -22,6 +22,7 @@ from executor_calls import (
     makes_a_lock,
     never,
     raises_awkward,
+    tells_and_waits,
     whoami,
 )
 from helpers import SECONDS, ended, state
@@ -310,6 +311,33 @@ def test_a_stopped_worker_is_ended_in_time_and_told_of():
         assert "stopped by a signal" in error.__notes__[0]
         assert executor.submit(add, 1).result(SECONDS) == 1
         assert state(pid) == ""
+
+
+@pytest.mark.parametrize("kind", ["copied", "fresh"])
+def test_a_time_limit_holds_while_the_executor_is_held_up(tmp_path, kind):
+    """The kernel ends a warm worker whose call is over its time, if the executor's thread cannot; and that is told as ever."""
+    told, gate = str(tmp_path / "told"), str(tmp_path / "gate")
+    os.mkfifo(told)
+    os.mkfifo(gate)
+    with Executor(1, **(FRESH if kind == "fresh" else {"kind": kind}), tasks_per_worker=None) as executor:
+        future = executor.options(timeout=0.2).submit(tells_and_waits, told, gate)
+        with open(told, "rb", buffering=0) as f:
+            pidfd = os.pidfd_open(int.from_bytes(f.read(4), "little"))
+        with executor._manager._lock:
+            assert ended(pidfd)
+        with pytest.raises(TimeoutError, match="0.2"):
+            future.result(SECONDS)
+        assert executor.submit(add, 1).result(SECONDS) == 1
+    os.close(pidfd)
+
+
+def test_a_time_limit_ends_with_its_call():
+    """What the worker runs afterwards has no limit."""
+    with Executor(1, kind="copied", tasks_per_worker=None) as executor:
+        pid = executor.options(timeout=0.1).submit(os.getpid).result(SECONDS)
+        assert list(executor.options(timeout=0.1).map(add, range(5))) == list(range(5))
+        assert executor.submit(time.sleep, 0.3).result(SECONDS) is None
+        assert executor.submit(os.getpid).result(SECONDS) == pid
 
 
 def test_what_a_call_started_ends_with_it(copied):

@@ -250,18 +250,28 @@ sc_single_threaded(PyObject *module, PyObject *unused)
     return PyBool_FromLong(answer == 0 || (answer != -EINVAL && sc_thread_count() <= 1));
 }
 
-/* kill_self_after(ns): a timer of the kernel's that sends SIGKILL to this process. Gone at exec, not inherited by fork. */
+/* kill_self_after(ns): a timer of the kernel's that sends SIGKILL to this process; with -1 it is stopped. Gone at exec, not
+   inherited by fork: a copy of a process that has one makes its own. */
 PyObject *
 sc_kill_self_after(PyObject *module, PyObject *args)
 {
     (void)module;
     long long ns;
     if (!PyArg_ParseTuple(args, "L:kill_self_after", &ns)) return NULL;
+    static int id;
+    static long owner;
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
-    int id = 0;
-    long answer = sc_raw3(SYS_timer_create, CLOCK_MONOTONIC, &event, &id);
-    struct itimerspec when = {.it_value = {.tv_sec = ns / SC_NANOSECONDS, .tv_nsec = ns % SC_NANOSECONDS}};
-    if (answer == 0) answer = sc_raw4(SYS_timer_settime, id, 0, &when, 0);
+    long pid = sc_raw0(SYS_getpid), answer = 0;
+    if (owner != pid && ns < 0) Py_RETURN_NONE;
+    struct itimerspec when = {.it_value = {0}};
+    if (ns >= 0) when.it_value = (struct timespec){.tv_sec = ns / SC_NANOSECONDS, .tv_nsec = ns % SC_NANOSECONDS};
+    if (owner == pid) answer = sc_raw4(SYS_timer_settime, id, 0, &when, 0);
+    /* EINVAL: a copy in another pid namespace has the same number, and no timer. */
+    if (owner != pid || answer == -EINVAL) {
+        answer = sc_raw3(SYS_timer_create, CLOCK_MONOTONIC, &event, &id);
+        if (answer == 0) answer = sc_raw4(SYS_timer_settime, id, 0, &when, 0);
+        if (answer == 0) owner = pid;
+    }
     if (answer < 0) return sc_oserror(answer);
     Py_RETURN_NONE;
 }

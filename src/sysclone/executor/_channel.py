@@ -36,9 +36,9 @@ UNPICKLABLE: Final = 3
 UNREADABLE: Final = 4
 STALE: Final = 5
 
-# The kind, whether it is a letter, how many fds come with it; then the call's number, a number that goes with it, the
-# length of the data, or where the letter has its table and how long that is; and the number that the call is offered under.
-_HEAD: Final = struct.Struct("=BBHIqdQI")
+# The kind, whether it is a letter, how many fds come with it, how long the letter's table is; then the call's number, two
+# numbers of seconds, the length of the data, or where the letter has its table; and the number it is offered under.
+_HEAD: Final = struct.Struct("=BBHIqddQI")
 INLINE: Final = 32 * 1024
 """Bytes of a message up to which it needs no letter, and of a packet of several."""
 _PACKET: Final = 64 * 1024
@@ -137,27 +137,38 @@ def is_small(packed: Packed) -> bool:
     return packed.is_small and packed.length <= INLINE
 
 
-def small(kind: int, number: int, extra: float, packed: Packed, offer: int = 0) -> bytes:
+def small(
+    kind: int, number: int, extra: float, packed: Packed, limit: float | None = None, offer: int = 0
+) -> bytes:
     """One message that needs no letter, for a packet of its own or with others."""
-    return b"".join((_HEAD.pack(kind, 0, 0, 0, number, extra, packed.length, offer), *packed.pieces))
+    return b"".join((_HEAD.pack(kind, 0, 0, 0, number, extra, limit or 0.0, packed.length, offer), *packed.pieces))
 
 
-def send(sock: socket.socket, kind: int, number: int, extra: float, packed: Packed, offer: int = 0) -> None:
+def send(
+    sock: socket.socket,
+    kind: int,
+    number: int,
+    extra: float,
+    packed: Packed,
+    limit: float | None = None,
+    offer: int = 0,
+) -> None:
     """Send one message.
 
     Args:
         sock: a SOCK_SEQPACKET socket.
         kind: what it is.
         number: the call's.
-        extra: a number that goes with it.
+        extra: with a call, the processor seconds that it may take; with an answer, the seconds that it took.
         packed: its object; what is not small is done with.
+        limit: the seconds that a call may take.
         offer: the number that the call is offered under.
 
     Raises:
         OSError: the other is gone, or there is no memory or fd for the data.
     """
     if is_small(packed):
-        data = small(kind, number, extra, packed, offer)
+        data = small(kind, number, extra, packed, limit, offer)
         try:
             _core.packet_send(sock.fileno(), data)
         except BlockingIOError:
@@ -166,7 +177,7 @@ def send(sock: socket.socket, kind: int, number: int, extra: float, packed: Pack
     memfd, at, length = write_letter(packed)
     try:
         fds = [memfd, *packed.fds]
-        send_fds(sock, fds, _HEAD.pack(kind, 1, len(fds), length, number, extra, at, offer))
+        send_fds(sock, fds, _HEAD.pack(kind, 1, len(fds), length, number, extra, limit or 0.0, at, offer))
     finally:
         os.close(memfd)
         packed.close()
@@ -175,12 +186,13 @@ def send(sock: socket.socket, kind: int, number: int, extra: float, packed: Pack
 class Message:
     """One message that came: its object is unpickled by load()."""
 
-    __slots__ = ("_at", "_count", "_data", "_fds", "_length", "extra", "kind", "number", "offer")
+    __slots__ = ("_at", "_count", "_data", "_fds", "_length", "extra", "kind", "limit", "number", "offer")
 
-    def __init__(self, kind: int, number: int, extra: float, offer: int, data: Any) -> None:
+    def __init__(self, kind: int, number: int, extra: float, limit: float, offer: int, data: Any) -> None:
         self.kind = kind
         self.number = number
         self.extra = extra
+        self.limit = limit
         self.offer = offer
         self._data = data
         self._fds: list[int] = []
@@ -225,14 +237,14 @@ def receive(sock: socket.socket, wait: bool = True) -> list[Message]:
     at = 0
     whole = memoryview(packet)
     while at < len(packet):
-        kind, letter, count, length, number, extra, where, offer = _HEAD.unpack_from(packet, at)
+        kind, letter, count, length, number, extra, limit, where, offer = _HEAD.unpack_from(packet, at)
         at += _HEAD.size
         if letter:
-            message = Message(kind, number, extra, offer, b"")
+            message = Message(kind, number, extra, limit, offer, b"")
             message._count, message._length, message._at = count, length, where
             message._fds = _all_fds(sock, fds, count)
         else:
-            message = Message(kind, number, extra, offer, whole[at : at + where])
+            message = Message(kind, number, extra, limit, offer, whole[at : at + where])
             at += where
         found.append(message)
     return found

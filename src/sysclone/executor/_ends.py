@@ -201,7 +201,8 @@ class Ends(Starts):
             with self._lock:
                 self._note_limit(worker, call, due)
             return
-        state = _reasons.state_of(worker.task.pid)
+        # Not of a light one: each look at /proc is a wait for the GIL, which such a call may be using.
+        state = _reasons.state_of(worker.task.pid) if worker.copied else ""
         if not self._end(worker, call, "timeout"):
             return
         if not worker.copied:

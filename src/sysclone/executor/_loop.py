@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 
+from .. import _core
 from .._zygote.importing import import_main
 from . import _channel
 from ._limits import start_cpu_clock, stop_cpu_clock
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from .._data.transport import Descriptor
     from ._board import Board
     from ._limits import Limits
+
+LATE: Final = 0.002
+"""Seconds after a call's time in which the executor ends it, and knows more of it; then the worker's own timer does."""
 
 _NEEDS_CREATOR: Final = (AttributeError, ImportError)
 
@@ -129,12 +133,10 @@ class Server:
 
     def _run(self, call: Any, message: _channel.Message) -> tuple[int, Any]:
         cpu = message.extra
-        number = message.number
         try:
-            if cpu > 0:
-                start_cpu_clock(cpu, False)
+            self._start_clocks(message)
             if message.kind == _channel.CHUNK:
-                return _channel.VALUE, self._chunk(number, cpu, *call)
+                return _channel.VALUE, self._chunk(message, *call)
             fn, args, kwargs = call
             return _channel.VALUE, fn(*args, **kwargs)
         except SystemExit as e:
@@ -142,14 +144,26 @@ class Server:
         except BaseException as e:
             return _channel.RAISED, e
         finally:
+            if message.limit > 0:
+                _core.kill_self_after(-1)
             if cpu > 0:
                 stop_cpu_clock(False)
 
-    def _chunk(self, number: int, cpu: float, fn: Callable[..., Any], items: list[Any], many: bool, each: bool) -> Any:
+    @staticmethod
+    def _start_clocks(message: _channel.Message) -> None:
+        """The kernel's, which keep time whatever the executor is at."""
+        if message.limit > 0:
+            _core.kill_self_after(int((message.limit + LATE) * 1e9))
+        if message.extra > 0:
+            start_cpu_clock(message.extra, False)
+
+    def _chunk(
+        self, message: _channel.Message, fn: Callable[..., Any], items: list[Any], many: bool, each: bool
+    ) -> Any:
         def begin(index: int) -> None:
-            self._board.begin(number, index, time.monotonic())
-            if cpu > 0 and index:
-                start_cpu_clock(cpu, False)
+            self._board.begin(message.number, index, time.monotonic())
+            if index:
+                self._start_clocks(message)
 
         values, exception = run_chunk(fn, items, many, begin if each else None)
         return values, None if exception is None else portable(exception)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 
@@ -73,7 +74,9 @@ class WarmCopied(Worker):
         assert call.packed is not None
         self.begun_at = time.monotonic()
         self._offer(call)
-        _channel.send(self._sock, call.kind, call.number, call.options.cpu_seconds or 0.0, call.packed, call.offer)
+        options = call.options
+        cpu = options.cpu_seconds or 0.0
+        _channel.send(self._sock, call.kind, call.number, cpu, call.packed, options.timeout, call.offer)
 
     def _offer(self, call: Call) -> None:
         self._offers += 1
@@ -90,9 +93,9 @@ class WarmCopied(Worker):
         for call in calls:
             assert call.packed is not None
             self._offer(call)
-            parts.append(
-                _channel.small(call.kind, call.number, call.options.cpu_seconds or 0.0, call.packed, call.offer)
-            )
+            options = call.options
+            cpu = options.cpu_seconds or 0.0
+            parts.append(_channel.small(call.kind, call.number, cpu, call.packed, options.timeout, call.offer))
         _core.packet_send(self._sock.fileno(), b"".join(parts))
 
     def room(self) -> int:
@@ -169,6 +172,8 @@ class WarmCopied(Worker):
 
     def outcome(self, options: Options, oom: _reasons.OomWatch) -> Outcome:
         """What came of the call that it was at when it ended."""
+        if not self.why and self._ended_by_itself(options.timeout):
+            self.why = "timeout"
         outcome = super().outcome(options, oom)
         end_what_is_left(self.task)
         if outcome.exception is None:
@@ -176,6 +181,13 @@ class WarmCopied(Worker):
             text = "the worker ended before its function returned, having lost its socket to the executor"
             outcome = Outcome(None, ResultError(text, pid=self.task.pid))
         return outcome
+
+    def _ended_by_itself(self, timeout: float | None) -> bool:
+        """Whether it died of its own timer, before this program came to end it."""
+        status, progress = self.task.status, self.progress()
+        if timeout is None or progress is None or status is None or status.signal != signal.SIGKILL:
+            return False
+        return progress[1] + timeout <= time.monotonic()
 
     def reap(self) -> None:
         """If it died of a signal, nothing that it has started in its group lives on."""
