@@ -117,7 +117,9 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=len(os.sched_getaffinity(0)), help="workers at once")
     parser.add_argument("kinds", nargs="*", help="light, copied, fresh; all without")
     options = parser.parse_args()
-    print(f"{'kind':8}{'a process':>12}{'function':>10}{'tasks':>7}{'median':>9}{'p99':>9}{'most':>9}{'beyond 20':>11}  ms")
+    print(
+        f"{'kind':8}{'a process':>12}{'function':>10}{'tasks':>7}{'median':>9}{'p99':>9}{'most':>9}{'beyond 20':>11}  ms"
+    )
     for kind, calls in KINDS:
         if options.kinds and kind not in options.kinds:
             continue

@@ -44,6 +44,12 @@ def _array(size: int) -> Any:
     return numpy.ones(size, numpy.uint8)
 
 
+@functools.cache
+def ten_mb_of_bytes() -> bytes:
+    """10 MB in bytes."""
+    return bytes(ten_mb())
+
+
 def ten_mb() -> Any:
     """10 MB in an array."""
     return _array(10_000_000)
@@ -129,7 +135,7 @@ SUBMITS = python(
 )
 MAP = python(f"map of {ITEMS:,}; each", lambda: sum(ours("copied", None).map(nothing, range(ITEMS))), units=ITEMS)
 ARGUMENT = python("an array of 10 MB there", lambda: ours("copied", None).submit(len, ten_mb()).result())
-BYTES = python("bytes of 10 MB there", lambda: ours("copied", None).submit(len, ten_mb().data.tobytes()).result())
+BYTES = python("bytes of 10 MB there", lambda: ours("copied", None).submit(len, ten_mb_of_bytes()).result())
 RESULT = python("an array of 100 MB back", trip("copied", None, large))
 
 
@@ -189,7 +195,7 @@ ROWS = (
     Row(
         "executor-argument-bytes",
         BYTES,
-        peer("ProcessPoolExecutor", lambda: theirs().submit(len, ten_mb().data.tobytes()).result()),
+        peer("ProcessPoolExecutor", lambda: theirs().submit(len, ten_mb_of_bytes()).result()),
         target=0.5,
         batch_ms=50,
     ),

@@ -325,7 +325,7 @@ def test_a_time_limit_holds_while_the_executor_is_held_up(tmp_path, kind):
             pidfd = os.pidfd_open(int.from_bytes(f.read(4), "little"))
         with executor._manager._lock:
             assert ended(pidfd)
-        with pytest.raises(TimeoutError, match="0.2"):
+        with pytest.raises(TimeoutError, match=r"0\.2"):
             future.result(SECONDS)
         assert executor.submit(add, 1).result(SECONDS) == 1
     os.close(pidfd)

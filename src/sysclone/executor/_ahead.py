@@ -96,7 +96,10 @@ class Ahead(State):
     def _drop(self, call: Call) -> bool:
         """Take a cancelled call from the worker that has it and has not begun with it; False where none has, or it has."""
         worker = call.worker
-        if worker is None or worker not in self._workers or worker.ended or not worker.take_back(call):
+        if worker is None or worker not in self._workers or worker.ended:
+            return False
+        # Whoever is handing it over comes back to it afterwards; until then the worker is to get nothing else.
+        if (worker.call is call and worker.sending) or not worker.take_back(call):
             return False
         call.worker = None
         worker.calls -= 1

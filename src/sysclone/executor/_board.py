@@ -29,6 +29,12 @@ _OFFER: Final = struct.Struct("=I")
 OFFERS: Final = 1024
 """How many calls may be offered at once; a word each, from the second page's beginning."""
 
+LANE_FREE: Final = 0
+LANE_USED: Final = 1
+LANE_LOST: Final = 2
+"""What the executor has not got, and the worker has to make anew."""
+
+_LANE_AT: Final = 32
 _FIRST: Final = 1024  # the index of the first word
 _COUNTED: Final = 1 << 30
 _OFFERED: Final = 1
@@ -96,6 +102,18 @@ class Board:
         """Whether an offer was neither taken nor taken back."""
         word: int = _OFFER.unpack_from(self._view, 4 * (_FIRST + number % OFFERS))[0]
         return word == number % _COUNTED << 2 | _OFFERED
+
+    # --- the lane that the worker's answers come by
+
+    @property
+    def lane(self) -> int:
+        """Whether it may be written to: the executor says when it has read, the worker when it writes."""
+        word: int = _OFFER.unpack_from(self._view, _LANE_AT)[0]
+        return word
+
+    @lane.setter
+    def lane(self, word: int) -> None:
+        _OFFER.pack_into(self._view, _LANE_AT, word)
 
     def close(self) -> None:
         """Let go of the pages."""

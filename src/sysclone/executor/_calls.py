@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _numbers = itertools.count(1)
 _SEARCHED = 1 << 20
+_LOOKED_AT = 16
 
 
 class Call:
@@ -83,10 +84,16 @@ class Call:
         """
         whole = (self.fn, self.args, self.kwargs) if self.items is None else (self.fn, self.items, self.many, self.each)
         try:
-            self.packed = _channel.pack(whole, self.options.kind == "fresh")
+            self.packed = _channel.pack(whole, self.options.kind == "fresh", self._is_large())
         except Exception as e:
             args = self.args if self.items is None else self.items
             raise _channel.refused(self.fn, args, self.kwargs) from e
+
+    def _is_large(self) -> bool:
+        args = self.args if self.items is None else self.items[:_LOOKED_AT]
+        return any(map(_channel.is_large, args)) or (
+            bool(self.kwargs) and any(map(_channel.is_large, self.kwargs.values()))
+        )
 
     def main(self) -> tuple[str, str] | None:
         """The main module, where a fresh worker has to import it for this call."""

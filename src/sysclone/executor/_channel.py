@@ -21,6 +21,7 @@ from .._data.transport import LEAST_OUT_OF_BAND, Packed, pack_with, read_letter,
 from .._data.transport import pack as pack_anything
 from .._data.unpicklable import blame
 from .._errors import ResultError
+from ._lane import MOST, Lane, LaneEnd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,16 +37,26 @@ UNPICKLABLE: Final = 3
 UNREADABLE: Final = 4
 STALE: Final = 5
 
-# The kind, whether it is a letter, how many fds come with it, how long the letter's table is; then the call's number, two
-# numbers of seconds, the length of the data, or where the letter has its table; and the number it is offered under.
+_LETTER: Final = 1
+_BY_LANE: Final = 2
+
+# The kind, whether it is a letter or in a lane, how many fds come with it, how long the letter's table is; then the
+# call's number, two numbers of seconds, the length of the data, or where the letter has its table; and the number that it
+# is offered under.
 _HEAD: Final = struct.Struct("=BBHIqddQI")
 INLINE: Final = 32 * 1024
 """Bytes of a message up to which it needs no letter, and of a packet of several."""
 _PACKET: Final = 64 * 1024
 
 
+_FLAT: Final = frozenset({bytes, bytearray, str})
+
+
 class Unreadable(Exception):
     """A message came whose data cannot be had here."""
+
+
+_NO_DATA: Final = "the data did not arrive: likely no file descriptor is left (RLIMIT_NOFILE)"
 
 
 class _Large(Exception):
@@ -61,12 +72,18 @@ def _in_band(buffer: pickle.PickleBuffer) -> bool:
     raise _Large
 
 
-def pack(value: object, by_value: bool = False) -> Packed:
+def is_large(value: object) -> bool:
+    """Whether an object's pickle is large for what is in the object itself."""
+    return type(value) in _FLAT and len(value) >= LEAST_OUT_OF_BAND  # type: ignore[arg-type]
+
+
+def pack(value: object, by_value: bool = False, large: bool = False) -> Packed:
     """Make an object ready to cross; with cloudpickle, where it is installed, what pickle alone cannot.
 
     Args:
         value: anything.
         by_value: cloudpickle first, so that functions of the main module go along.
+        large: whether there is a large bytes object in it, which is not to be copied into the pickle.
 
     Raises:
         Exception: it cannot be pickled; see `refused`.
@@ -74,6 +91,8 @@ def pack(value: object, by_value: bool = False) -> Packed:
     pickler = _cloudpickler() if by_value else None
     if pickler is not None:
         return pack_with(pickler, value)
+    if large:
+        return pack_anything(value, _cloudpickler)
     try:
         data = pickle.dumps(value, 5, buffer_callback=_in_band)
     except Exception:
@@ -137,9 +156,12 @@ def is_small(packed: Packed) -> bool:
     return packed.is_small and packed.length <= INLINE
 
 
-def small(
-    kind: int, number: int, extra: float, packed: Packed, limit: float | None = None, offer: int = 0
-) -> bytes:
+def fits_lane(packed: Packed) -> bool:
+    """Whether it may go by a lane: large, and all in the pickle."""
+    return packed.is_small and INLINE < packed.length <= MOST
+
+
+def small(kind: int, number: int, extra: float, packed: Packed, limit: float | None = None, offer: int = 0) -> bytes:
     """One message that needs no letter, for a packet of its own or with others."""
     return b"".join((_HEAD.pack(kind, 0, 0, 0, number, extra, limit or 0.0, packed.length, offer), *packed.pieces))
 
@@ -152,7 +174,8 @@ def send(
     packed: Packed,
     limit: float | None = None,
     offer: int = 0,
-) -> None:
+    lane: Lane | None = None,
+) -> bool:
     """Send one message.
 
     Args:
@@ -163,6 +186,10 @@ def send(
         packed: its object; what is not small is done with.
         limit: the seconds that a call may take.
         offer: the number that the call is offered under.
+        lane: for what is large and has no buffers; free to be written to. None where there is none.
+
+    Returns:
+        Whether it is in the lane.
 
     Raises:
         OSError: the other is gone, or there is no memory or fd for the data.
@@ -173,20 +200,42 @@ def send(
             _core.packet_send(sock.fileno(), data)
         except BlockingIOError:
             sock.sendmsg([data], [], socket.MSG_NOSIGNAL)
-        return
+        return False
+    if lane is not None and fits_lane(packed):
+        try:
+            fd = lane.write(packed)
+        except OSError:
+            pass  # a letter takes less room
+        else:
+            _send_by_lane(sock, lane, fd, (kind, number, extra, limit or 0.0, packed.length, offer))
+            return True
     memfd, at, length = write_letter(packed)
     try:
         fds = [memfd, *packed.fds]
-        send_fds(sock, fds, _HEAD.pack(kind, 1, len(fds), length, number, extra, limit or 0.0, at, offer))
+        send_fds(sock, fds, _HEAD.pack(kind, _LETTER, len(fds), length, number, extra, limit or 0.0, at, offer))
     finally:
         os.close(memfd)
         packed.close()
+    return False
+
+
+def _send_by_lane(sock: socket.socket, lane: Lane, fd: int, what: tuple[int, int, float, float, int, int]) -> None:
+    kind, *rest = what
+    fds = [fd] if fd >= 0 else []
+    try:
+        send_fds(sock, fds, _HEAD.pack(kind, _BY_LANE, len(fds), 0, *rest))
+    except BaseException:
+        lane.close()  # whether the other has it is not known
+        raise
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 class Message:
     """One message that came: its object is unpickled by load()."""
 
-    __slots__ = ("_at", "_count", "_data", "_fds", "_length", "extra", "kind", "limit", "number", "offer")
+    __slots__ = ("_at", "_count", "_data", "_fds", "_lane", "_length", "extra", "kind", "limit", "number", "offer")
 
     def __init__(self, kind: int, number: int, extra: float, limit: float, offer: int, data: Any) -> None:
         self.kind = kind
@@ -197,6 +246,7 @@ class Message:
         self._data = data
         self._fds: list[int] = []
         self._count = 0
+        self._lane: LaneEnd | None = None
         self._at = self._length = 0
 
     def load(self) -> Any:
@@ -206,14 +256,28 @@ class Message:
             Unreadable: its fds did not arrive: this process has none left for them.
             Exception: it cannot be unpickled.
         """
+        if self._lane is not None:
+            return self._load_from(self._lane)
         if not self._count:
             return pickle.loads(self._data)
         fds, self._fds = self._fds, []
         if len(fds) < self._count:
             for fd in fds:
                 os.close(fd)
-            raise Unreadable("the data did not arrive: likely no file descriptor is left (RLIMIT_NOFILE)")
+            raise Unreadable(_NO_DATA)
         return read_letter(fds, self._at, self._length)
+
+    def _load_from(self, lane: LaneEnd) -> Any:
+        data = lane.read(self._length)
+        if data is None:
+            raise Unreadable(_NO_DATA)
+        with data:
+            return pickle.loads(data)
+
+    @property
+    def by_lane(self) -> bool:
+        """Whether it is in the lane: nothing else may be written there until it is loaded."""
+        return self._lane is not None
 
     def drop(self) -> None:
         """Let go of it unread."""
@@ -222,8 +286,13 @@ class Message:
             os.close(fd)
 
 
-def receive(sock: socket.socket, wait: bool = True) -> list[Message]:
+def receive(sock: socket.socket, lane: LaneEnd, wait: bool = True) -> list[Message]:
     """Receive a packet: the messages in it; none when the other is gone.
+
+    Args:
+        sock: as of send.
+        lane: what large pickles of the other's are read from.
+        wait: whether to wait for one.
 
     Raises:
         BlockingIOError: there is none, and it is not to be waited for.
@@ -239,7 +308,11 @@ def receive(sock: socket.socket, wait: bool = True) -> list[Message]:
     while at < len(packet):
         kind, letter, count, length, number, extra, limit, where, offer = _HEAD.unpack_from(packet, at)
         at += _HEAD.size
-        if letter:
+        if letter == _BY_LANE:
+            message = Message(kind, number, extra, limit, offer, b"")
+            message._lane, message._length = lane, where
+            _open_lane(lane, fds, count)
+        elif letter:
             message = Message(kind, number, extra, limit, offer, b"")
             message._count, message._length, message._at = count, length, where
             message._fds = _all_fds(sock, fds, count)
@@ -248,6 +321,18 @@ def receive(sock: socket.socket, wait: bool = True) -> list[Message]:
             at += where
         found.append(message)
     return found
+
+
+def _open_lane(lane: LaneEnd, fds: list[int], count: int) -> None:
+    """A new lane's fd is with the first message that is in it, if it came."""
+    if not count:
+        return
+    lane.close()
+    if fds:
+        try:
+            lane.open(fds.pop())
+        except OSError:
+            return  # told of when the message is loaded
 
 
 def _all_fds(sock: socket.socket, fds: list[int], count: int) -> list[int]:

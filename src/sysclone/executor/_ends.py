@@ -154,6 +154,8 @@ class Ends(Starts):
             worker = call.worker
             if worker is None or not call.future.cancelled() or worker.ended:
                 continue
+            if worker.call is call and worker.sending:
+                continue  # whoever is handing it over puts it back here
             with self._lock:
                 dropped = self._drop(call)
             if not dropped and self._end(worker, call, "cancel"):

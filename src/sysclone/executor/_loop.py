@@ -13,6 +13,8 @@ import traceback
 from .. import _core
 from .._zygote.importing import import_main
 from . import _channel
+from ._board import LANE_FREE, LANE_LOST, LANE_USED
+from ._lane import Lane, LaneEnd
 from ._limits import start_cpu_clock, stop_cpu_clock
 
 TYPE_CHECKING = False
@@ -71,11 +73,13 @@ def run_chunk_there(*arguments: Any) -> Any:
 class Server:
     """The loop of a warm worker that has memory of its own."""
 
-    def __init__(self, fd: int, other: int, board: Board, limits: Limits) -> None:
+    def __init__(self, fd: int, other: int, board: Board, limits: Limits, lanes: bool) -> None:
         self._fd = fd
         self._other = other
         self._board = board
         self._limits = limits
+        self._calls = LaneEnd()
+        self._answers = Lane() if lanes else None
 
     def __call__(self) -> None:
         """Serve until told to end, or until the executor is gone."""
@@ -90,7 +94,7 @@ class Server:
     def _serve_packet(self, sock: socket.socket) -> bool:
         """The calls of one packet; False where there will be no more."""
         try:
-            messages = _channel.receive(sock)
+            messages = _channel.receive(sock, self._calls)
         except OSError:
             return False  # a function has closed it
         if not messages:
@@ -127,9 +131,38 @@ class Server:
         del call
         _flush()
         if kind == _channel.VALUE:
-            _send_value(sock, number, seconds, value)
+            self._send_value(sock, number, seconds, value)
         else:
             _send_exception(sock, number, seconds, value)
+
+    def _send_value(self, sock: socket.socket, number: int, seconds: float, value: object) -> None:
+        try:
+            packed = _channel.pack(value, large=_channel.is_large(value))
+        except Exception as e:
+            words = _channel.why_not("the return value", value) or f"the return value cannot be pickled: {e}"
+            _send_text(sock, _channel.UNPICKLABLE, number, words)
+            return
+        lane = self._free_lane() if _channel.fits_lane(packed) else None
+        if lane is not None:
+            self._board.lane = LANE_USED
+        try:
+            by_lane = _channel.send(sock, _channel.VALUE, number, seconds, packed, lane=lane)
+            if lane is not None and not by_lane:
+                self._board.lane = LANE_FREE
+        except OSError as e:
+            if lane is not None:
+                self._board.lane = LANE_FREE
+            text = f"the result of {packed.total} bytes could not be handed over: {e}"
+            _send_text(sock, _channel.UNPICKLABLE, number, text)
+
+    def _free_lane(self) -> Lane | None:
+        """The lane for large answers, unless the executor has not yet read what is there."""
+        word = self._board.lane
+        if self._answers is None or word == LANE_USED:
+            return None
+        if word == LANE_LOST:
+            self._answers.close()
+        return self._answers
 
     def _run(self, call: Any, message: _channel.Message) -> tuple[int, Any]:
         cpu = message.extra
@@ -169,11 +202,11 @@ class Server:
         return values, None if exception is None else portable(exception)
 
 
-def serve_fresh(sock: Descriptor, board: Board, limits: Limits, main: tuple[str, str] | None) -> None:
+def serve_fresh(sock: Descriptor, board: Board, limits: Limits, lanes: bool, main: tuple[str, str] | None) -> None:
     """The same in a fresh process, with the program's main module imported if its first call needs that."""
     if main is not None:
         import_main(*main)
-    Server(sock.detach(), -1, board, limits)()
+    Server(sock.detach(), -1, board, limits, lanes)()
 
 
 def _exit(e: SystemExit) -> NoReturn:
@@ -192,20 +225,6 @@ def _flush() -> None:
             stream.flush()
         except (AttributeError, ValueError, OSError):
             pass
-
-
-def _send_value(sock: socket.socket, number: int, seconds: float, value: object) -> None:
-    try:
-        packed = _channel.pack(value)
-    except Exception as e:
-        words = _channel.why_not("the return value", value) or f"the return value cannot be pickled: {e}"
-        _send_text(sock, _channel.UNPICKLABLE, number, words)
-        return
-    try:
-        _channel.send(sock, _channel.VALUE, number, seconds, packed)
-    except OSError as e:
-        text = f"the result of {packed.total} bytes could not be handed over: {e}"
-        _send_text(sock, _channel.UNPICKLABLE, number, text)
 
 
 def portable(exception: BaseException) -> tuple[str, Any, str]:

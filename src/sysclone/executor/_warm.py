@@ -12,7 +12,8 @@ from .._data.transport import Descriptor, Packed
 from .._errors import ResultError, TaskKilled, TaskLost
 from .._task.copied import CopiedTask
 from . import _channel, _reasons
-from ._board import Board
+from ._board import LANE_FREE, LANE_LOST, Board
+from ._lane import Lane, LaneEnd
 from ._loop import LightServer, Server, run_chunk, serve_fresh
 from ._workers import Answer, Outcome, Worker, end_group, end_what_is_left, fresh_task, stripped
 
@@ -42,6 +43,9 @@ class WarmCopied(Worker):
     def _start(self, call: Call) -> None:
         self._board = Board(named=self.zygote is not None)
         self._offers = 0
+        # Not for one whose memory or files are limited: that is the calls' own.
+        self._lane = None if self.spec.limited else Lane()
+        self._answers = LaneEnd()
         self._pace: float | None = None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock = ours
@@ -56,7 +60,7 @@ class WarmCopied(Worker):
             theirs.close()
 
     def _launch(self, call: Call, theirs: int) -> CopiedTask:
-        server = Server(theirs, self._sock.fileno(), self._board, self.limits)
+        server = Server(theirs, self._sock.fileno(), self._board, self.limits, self._lane is not None)
         return _call.start_copied(self.spec.context, server, (), {})
 
     def fds(self) -> list[tuple[int, str]]:
@@ -76,7 +80,8 @@ class WarmCopied(Worker):
         self._offer(call)
         options = call.options
         cpu = options.cpu_seconds or 0.0
-        _channel.send(self._sock, call.kind, call.number, cpu, call.packed, options.timeout, call.offer)
+        # Whoever is given a call so has nothing else: what was in the lane is read, or was taken back.
+        _channel.send(self._sock, call.kind, call.number, cpu, call.packed, options.timeout, call.offer, self._lane)
 
     def _offer(self, call: Call) -> None:
         self._offers += 1
@@ -116,7 +121,7 @@ class WarmCopied(Worker):
         # More cannot come: not to find that out saves a call of the kernel's.
         while len(answers) <= len(self.ahead):
             try:
-                messages = _channel.receive(self._sock, wait=False)
+                messages = _channel.receive(self._sock, self._answers, wait=False)
             except BlockingIOError:
                 break
             if not messages and not answers:
@@ -135,17 +140,24 @@ class WarmCopied(Worker):
 
     def _read(self, message: _channel.Message) -> Outcome:
         pid = self.task.pid
+        lane = LANE_FREE
         try:
             value = message.load()
         except Exception as e:
+            lane = LANE_LOST if isinstance(e, _channel.Unreadable) else LANE_FREE
             error = ResultError(f"the result came but cannot be unpickled here: {type(e).__name__}: {e}", pid=pid)
             error.__cause__ = e
             return Outcome(None, error)
+        finally:
+            if message.by_lane:
+                self._board.lane = lane
         if message.kind == _channel.VALUE:
             return Outcome(value, None)
         if message.kind == _channel.RAISED:
             return Outcome(None, _channel.restored(value, pid))
         if message.kind == _channel.UNREADABLE:
+            if self._lane is not None:
+                self._lane.close()  # it may not have come there
             return Outcome(None, ResultError(f"the call could not begin: {value}", pid=pid))
         return Outcome(None, ResultError(str(value), pid=pid))
 
@@ -203,6 +215,9 @@ class WarmCopied(Worker):
         """Let go of the task, the socket and the page."""
         self._sock.close()
         self._board.close()
+        self._answers.close()
+        if self._lane is not None:
+            self._lane.close()
         super().close()
 
     def forget(self) -> None:
@@ -218,7 +233,14 @@ class WarmFresh(WarmCopied):
     def _launch(self, call: Call, theirs: int) -> CopiedTask:
         main = call.main()
         task = fresh_task(
-            self.zygote, self.spec.context, serve_fresh, Descriptor(theirs), self._board, self.limits, main
+            self.zygote,
+            self.spec.context,
+            serve_fresh,
+            Descriptor(theirs),
+            self._board,
+            self.limits,
+            self._lane is not None,
+            main,
         )
         self._board.close_fd()
         return task
