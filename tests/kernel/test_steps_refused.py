@@ -5,14 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 from typing import Any
 
 import pytest
 import seccomp
 from features import NOBODY, requires
+from helpers import in_subprocess
 from steps_seen import KINDS, every_kind, refusal, the_creator_stays_as_it_is  # noqa: F401
 
-from sysclone import Capabilities, CloneError, Context, Namespace, Scheduling, Share, run
+from sysclone import (
+    Capabilities,
+    CloneError,
+    Context,
+    Mount,
+    Namespace,
+    Scheduling,
+    Share,
+    TaskExited,
+    TaskKilled,
+    run,
+)
 
 MISSING = "/nowhere/at/all"
 BAD: list[tuple[dict[str, Any], str, int]] = [
@@ -145,3 +158,53 @@ def test_a_refused_light_call_with_maps_keeps_no_pidfd():
         with pytest.raises(CloneError):
             context.call(os.getpid)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("end", "kind", "told"),
+    [
+        (lambda: os._exit(3), TaskExited, "exited with 3"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), TaskKilled, "killed by SIGKILL (9)"),
+    ],
+    ids=["exit", "kill"],
+)
+def test_a_setup_that_ends_the_child(end, kind, told):
+    """A program whose setup ends the child is the TaskFailed that says how; of a preexec_fn it is the cause, as it has to be."""
+    with pytest.raises(kind, match="within its set-up: no program was run") as caught:
+        run(["true"], context=Context(setup=end))
+    assert str(caught.value.status) == told
+    with pytest.raises(subprocess.SubprocessError) as again:
+        run(["true"], preexec_fn=end)
+    assert str(again.value.__cause__.status) == told
+
+
+@requires("user_namespaces", "mount_namespaces")
+def test_hints_say_what_is_missing(tmp_path):
+    """The part that is not there is told: of a bind its source, of an overlay a layer, of a root the directory."""
+    (tmp_path / "there").mkdir()
+    none, there = str(tmp_path / "none"), str(tmp_path / "there")
+    for fields, told in (
+        ({"mounts": Mount.bind(none, there)}, f"there is no {none}"),
+        ({"mounts": Mount.overlay(there, lower=[there, none])}, f"lowerdir: there is no {none}"),
+        ({"root": none}, f"there is no {none}"),
+    ):
+        error = refusal("program", {"new": Namespace.USER | Namespace.MOUNT, "uid_map": "root", **fields})
+        assert told in error.hint.splitlines()[0], error
+    proc = {"new": Namespace.USER | Namespace.MOUNT, "uid_map": "root", "mounts": Mount.proc()}
+    assert "new=PID too" in refusal("program", proc).hint
+
+
+@requires("nobody")
+def test_an_oom_score_that_needs_privilege():
+    """A lower oom_score_adj than before needs CAP_SYS_RESOURCE, and the hint says so."""
+    out = in_subprocess(
+        """
+        import sysclone
+        try:
+            sysclone.run(["true"], context=sysclone.Context(oom_score_adj=-1000))
+        except PermissionError as error:
+            print(error)
+        """,
+        as_nobody=True,
+    )
+    assert "CAP_SYS_RESOURCE" in out

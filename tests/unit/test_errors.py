@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import errno
 import os
@@ -9,11 +10,13 @@ import pickle
 import stat
 import struct
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import sysclone
 from sysclone._errors import (
     Cancelled,
     CloneError,
@@ -559,3 +562,14 @@ def test_a_name_to_look_for_in_path() -> None:
 def test_every_path_hint_is_in_the_table() -> None:
     """The part of the table that is about paths is part of the table."""
     assert paths.PATH_HINTS.items() <= table._HINTS.items()
+
+
+def test_no_hint_hides_another():
+    """The parts of the table of hints have no key in common: the later one would take the place of the earlier."""
+    keys = []
+    for part in (Path(sysclone.__file__).parent / "_hints").glob("*.py"):
+        dicts = [node for node in ast.walk(ast.parse(part.read_text())) if isinstance(node, ast.Dict)]
+        keys += [ast.unparse(key) for one in dicts for key in one.keys if isinstance(key, ast.Tuple)]
+
+    assert len(keys) > 80
+    assert [key for key, times in Counter(keys).items() if times > 1] == []

@@ -26,12 +26,19 @@ MOST_GROUPS: Final = 65536
 MAP_WORDS: Final = ("root", "current", "auto")
 # user_namespaces(7): Linux 4.15 takes 340 lines.
 MOST_MAP_LINES: Final = 340
+_MOST_SHOWN: Final = 80
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 def wrong(field: str, value: object, needed: str) -> ContextError:
     """The error for a value that is not what the field needs."""
-    return ContextError(f"{field}={value!r}: {needed} is needed", field=field)
+    return ContextError(f"{field}={shown(value)}: {needed} is needed", field=field)
+
+
+def shown(value: object) -> str:
+    """A value in an error: its beginning, where it is long."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}…"
 
 
 def is_whole(value: object) -> bool:

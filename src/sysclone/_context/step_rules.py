@@ -5,12 +5,13 @@ from __future__ import annotations
 from .._errors import ContextError
 from .._flags import Namespace, Share
 from .field_table import FIELDS, STEPS
+from .fields import shown
 from .step_fields import UNLIMITED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, Final
+    from typing import Final
 
     from .description import Description
 
@@ -57,12 +58,7 @@ def _refuse(context: Description, field: str, rules: tuple[Rule, ...]) -> None:
     for rule in rules:
         why = rule(context)
         if why:
-            raise ContextError(f"{field}={_shown(getattr(context, field))}: {why}", field=field)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
+            raise ContextError(f"{field}={shown(getattr(context, field))}: {why}", field=field)
 
 
 # --- rules: why not, or ""

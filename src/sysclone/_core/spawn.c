@@ -193,11 +193,14 @@ sc_spawn_clone(sc_spawning *s)
         SC_UNPOISON(low, top - low);
         if (s->pidfd < 0) s->pidfd = (int)sc_raw2(SYS_pidfd_open, s->pid, 0);
         /* It ended inside its set-up without a word: killed, or os._exit. */
-        if (s->setup && !s->let_go && !s->child.step && !refused) s->child.step = SC_STEP_SETUP;
+        bool silent = s->setup && !s->let_go && !s->child.step && !refused;
+        if (silent) s->child.step = SC_STEP_SETUP;
         if (s->child.step || refused) {
             int status;
-            while (sc_raw4(SYS_wait4, s->pid, &status, __WALL, 0) == -EINTR) {
+            long reaped;
+            while ((reaped = sc_raw4(SYS_wait4, s->pid, &status, __WALL, 0)) == -EINTR) {
             }
+            if (silent) s->child.error = reaped > 0 ? status : -1;
             if (s->pidfd >= 0) sc_raw1(SYS_close, s->pidfd);
             s->pidfd = -1;
             if (refused) s->pid = refused;
@@ -230,7 +233,7 @@ sc_spawn_run(sc_spawning *s)
          exec_fd_stays)
    -> (pid, pidfd, step, errno, place, exception or None, peak): step is 0 when the program runs; pid is 0 when no
    child was made, and then the exception is the name of what was refused. The pidfd is the caller's, negative when there
-   is none. peak is the most KiB that this process has had resident: exec counts them as the program's. */
+   is none. Of a set-up that ended the child errno is the word of wait4, or -1. peak is the most KiB that this process has had resident: exec counts them as the program's. */
 PyObject *
 sc_spawn(PyObject *module, PyObject *args)
 {

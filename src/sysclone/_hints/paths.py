@@ -177,6 +177,9 @@ PATH_HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("chdir", errno.EACCES): _path_eacces,
     ("chdir", errno.ENOTDIR): _path_enotdir,
     ("chroot", errno.ENOENT): _path_enoent,
+    ("root", errno.ENOENT): _path_enoent,
     ("chroot", errno.EACCES): _path_eacces,
+    ("root", errno.EACCES): _path_eacces,
     ("chroot", errno.ENOTDIR): _path_enotdir,
+    ("root", errno.ENOTDIR): _path_enotdir,
 }

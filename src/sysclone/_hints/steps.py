@@ -81,15 +81,12 @@ def _prlimit_einval(detail: str) -> str:
     return lines(f"the soft limit of {_first(detail)} would be above the hard one")
 
 
-def _oom_eacces(_detail: str) -> str:
+def oom_eacces() -> str:
+    """For /proc/self/oom_score_adj."""
     lower = "an oom_score_adj below the lowest that this process has had"
     if has("SYS_RESOURCE"):
         return lines("this task's /proc files are root's while it shares its creator's memory and has other ids")
     return lines(f"{lower} needs CAP_SYS_RESOURCE, and this process (uid {os.geteuid()}) has it not", "a higher value")
-
-
-def _write_eacces(detail: str) -> str:
-    return _oom_eacces(detail) if detail.startswith("oom_score_adj") else ""
 
 
 def _affinity_einval(_detail: str) -> str:
@@ -157,8 +154,17 @@ def _mount_eperm(detail: str) -> str:
 
 
 def _mount_enoent(detail: str) -> str:
-    target = detail.rpartition(", ")[2].rstrip(")")
+    source, _, target = detail.rstrip(")").rpartition(", ")
+    source = source.removeprefix("bind ").removeprefix("move ")
+    if source.startswith("/") and not os.path.lexists(source):
+        return lines(f"there is no {source}")
     return lines(f"there is no {target} to mount at, or the source is not there", "create=True for the target")
+
+
+def _fsconfig_enoent(detail: str) -> str:
+    option, _, value = detail.partition(", ")[2].rstrip(")").partition("=")
+    gone = [path for path in value.split(":") if path.startswith("/") and not os.path.lexists(path)]
+    return lines(f"{option}: there is no {', '.join(gone)}") if gone else ""
 
 
 def _mount_enodev(detail: str) -> str:
@@ -229,7 +235,6 @@ STEP_HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("ioctl", errno.ENOTTY): _tty_enotty,
     ("prlimit", errno.EPERM): _prlimit_eperm,
     ("prlimit", errno.EINVAL): _prlimit_einval,
-    ("write", errno.EACCES): _write_eacces,
     ("sched_setaffinity", errno.EINVAL): _affinity_einval,
     ("set_mempolicy", errno.EINVAL): _nodes_einval,
     ("set_mempolicy", errno.ENOSYS): _not_built("set_mempolicy (CONFIG_NUMA)"),
@@ -247,6 +252,8 @@ STEP_HINTS: dict[tuple[str, int], Callable[[str], str]] = {
     ("mount", errno.ENODEV): _mount_enodev,
     ("mount", errno.EINVAL): _mount_einval,
     ("mount", errno.ENOTDIR): _mount_enotdir,
+    ("fsconfig", errno.EPERM): _mount_eperm,
+    ("fsconfig", errno.ENOENT): _fsconfig_enoent,
     ("pivot_root", errno.EINVAL): _pivot_einval,
     ("mount-propagation", errno.EINVAL): _private_einval,
     ("write", errno.ERANGE): _clocks_erange,

@@ -12,7 +12,7 @@ import resource
 
 from .looking import has, lines, needs, read, seccomp, status
 from .paths import PATH_HINTS
-from .steps import STEP_HINTS
+from .steps import STEP_HINTS, oom_eacces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -298,7 +298,9 @@ def _map_eperm(_detail: str) -> str:
     )
 
 
-def _map_eacces(_detail: str) -> str:
+def _map_eacces(detail: str) -> str:
+    if detail.startswith("oom_score_adj"):
+        return oom_eacces()
     return lines(
         "the memory is not dumpable, so these files are root's: a task in another user namespace shares it, or ids were changed",
         "wait for that task, or prctl(PR_SET_DUMPABLE, 1) where nobody else may look in",

@@ -17,11 +17,12 @@ import warnings
 from .. import _core
 from .._cgroup import CgroupDirectory
 from .._context.description import Description
-from .._errors import CloneError, ContextError, SyscloneWarning
+from .._errors import CloneError, ContextError, SyscloneWarning, TaskExited, TaskFailed, TaskKilled, TaskLost
 from .._flags import Share, format_flags, format_step
 from .._idmap import plan_of
 from .._steps.descriptors import mask_of, place
 from .._steps.steps import need_lending, steps_of, take
+from .._task.status import Status
 from .end import PLAIN, pidfd_of
 from .merge import exec_of, is_script, merged, with_stdio
 from .program import argv_and_program, environment, outside, search, text_encoding
@@ -73,6 +74,7 @@ class Popen(OnTerminal):
     Raises:
         CloneError: a step failed, by name; also the OSError subclass of its errno, as from subprocess.
         ContextError: the context cannot be had by a program.
+        TaskFailed: the context's set-up ended the child (its `status` says how), and no program was run.
 
     Warns:
         SyscloneWarning: the context shares what exec separates (memory, file table, handlers), or has an exit signal,
@@ -288,12 +290,14 @@ class Popen(OnTerminal):
                 raise exception
             if isinstance(exception, KeyboardInterrupt):
                 raise exception  # the program's own: its main thread was at it
-            if isinstance(exception, BaseException) and not had_preexec:
+            if not isinstance(exception, BaseException):
+                exception = _ended_in_setup(pid, errno)
+            if not had_preexec:
                 raise exception  # the context's setup
             # subprocess's words; what happened is the cause.
             error = subprocess.SubprocessError("Exception occurred in preexec_fn.")
-            error.add_note(repr(exception) if exception is not None else "it ended the child")
-            raise error from (exception if isinstance(exception, BaseException) else None)
+            error.add_note(repr(exception))
+            raise error from exception
         if step < 0:
             context = self.context
             tried = format_step("clone3", int(context.flags), set_tid=context.tid, cgroup=context.cgroup)
@@ -305,6 +309,18 @@ class Popen(OnTerminal):
             filename = cwd if step == _STEP_CHDIR else program
             name = f"{name}({os.fsdecode(filename)})"
         raise CloneError(errno, step=_with_argument(name, place, asked), filename=filename)
+
+
+def _ended_in_setup(pid: int, word: int) -> TaskFailed:
+    """The error for a child that its set-up ended: killed, or by an exit of its own.
+
+    Args:
+        pid: its.
+        word: how it ended, as of wait4(2); -1 where nobody saw it.
+    """
+    status = Status.from_wait(word) if word >= 0 else Status.unknown("SIGCHLD is ignored, or another waited for it")
+    kind = TaskLost if not status.known else TaskKilled if status.signal is not None else TaskExited
+    return kind(pid, status, "within its set-up: no program was run")
 
 
 def _with_argument(name: str, place: int, asked: tuple[Any, ...]) -> str:
