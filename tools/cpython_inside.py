@@ -78,13 +78,13 @@ def name_of(test: Any) -> str:
 
 
 def main() -> int:
-    """Run a module: its name, the journal, and patterns of the tests to run."""
-    module, journal, *patterns = sys.argv[1:]
+    """Run a module: its name, the journal, the resources that its tests may use, and patterns of the tests to run."""
+    module, journal, resources, *patterns = sys.argv[1:]
     from test import support
     from test.support import os_helper
 
-    # Nothing that takes minutes, gigabytes, a network or a screen.
-    support.use_resources = []
+    # Never what takes gigabytes, a network or a screen.
+    support.use_resources = resources.split(",")
     support.verbose = 1
     Result.journal = journal
     loader = unittest.TestLoader()

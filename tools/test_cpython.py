@@ -3,7 +3,7 @@
 For each row and version: an environment of its own in build/cpython/, which sees the wheel that tools/test_matrix.py
 installs, and in which every Python has the replacement; then the module's tests under the watchdog, several rows and
 versions at a time. What may fail stands in the row's list of exceptions with its reason; an exception that no longer fails
-is a failure. Some rows are run on some versions with --full alone.
+is a failure. Some rows are run on some versions, and some tests at all, with --full alone.
 The last line is "N passed, N failed, N skipped", summed. The standard library is enough to run this file.
 """
 
@@ -40,6 +40,7 @@ class Suite:
     always: tuple[str, ...]
     tests: tuple[str, ...]
     after: dict[str, str]
+    proof: str
     exceptions: str
     test_seconds: float
     run_seconds: float
@@ -72,9 +73,12 @@ class Run:
 
 def suites() -> list[Suite]:
     """The rows of the table."""
-    rows = tomllib.loads((TABLE / "suites.toml").read_text())["suite"]
-    lists = ("versions", "always", "tests")
-    return [Suite(**row | {name: tuple(row.get(name, ())) for name in lists}) for row in rows]
+    table = tomllib.loads((TABLE / "suites.toml").read_text())
+    found = []
+    for row in table["suite"]:
+        lists = {name: tuple(row.pop(name, ())) for name in ("versions", "always", "tests")}
+        found.append(Suite(**table["patches"][row.pop("patch")], **lists, **row))
+    return found
 
 
 def exceptions(suite: Suite, minor: str) -> dict[str, str]:
@@ -110,7 +114,7 @@ def prepare(suite: Suite, interpreter: test_matrix.Interpreter, plain: bool) -> 
 
 def check_replaced(suite: Suite, python: str) -> None:
     """Fail where the replacement is not in place: everything would pass."""
-    code = f"import sys, {', '.join(suite.after)}; sys.exit('sysclone' not in sys.modules)"
+    code = f"import sys, {next(iter(suite.after))}; sys.exit(not ({suite.proof}))"
     if subprocess.run([python, "-I", "-c", code], timeout=60).returncode:
         raise SystemExit(f"test_cpython: {suite.name}: {python} has not the replacement")
 
@@ -135,7 +139,7 @@ def run(suite: Suite, interpreter: test_matrix.Interpreter, options: argparse.Na
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     # Without -I: test_subprocess starts Pythons that find their tests beside the one that runs.
     command = [python, "-W", "default", str(TOOLS / "cpython_inside.py"), suite.module, str(path)]
-    command += options.tests or suite.tests
+    command += ["cpu,walltime" if options.full else "none", *(options.tests or suite.tests)]
     begin = time.monotonic()
     outcome = watchdog.watch(command, env, journal, suite.test_seconds, min(suite.run_seconds, options.total_seconds))
     result = Run(suite, interpreter, time.monotonic() - begin)
@@ -209,7 +213,8 @@ def start_beside(work: Work, options: argparse.Namespace, begin: float) -> subpr
     result = left_by(work, "result")
     result.unlink(missing_ok=True)
     command = [sys.executable, __file__, "--python", interpreter.path, "--suite", suite.name, "--result", str(result)]
-    command += ["--total-seconds", str(left), *(["--plain"] if options.plain else []), "--", *options.tests]
+    command += ["--total-seconds", str(left), *(["--plain"] if options.plain else [])]
+    command += [*(["--full"] if options.full else []), "--", *options.tests]
     with left_by(work, "log").open("wb") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
@@ -259,10 +264,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--plain", action="store_true", help="without the replacement: what fails on this machine anyway"
     )
-    parser.add_argument("--full", action="store_true", help="every row on each of its versions")
-    parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default: 2)")
+    parser.add_argument("--full", action="store_true", help="every row on each of its versions, and its slow tests")
+    # They sleep for more than half of their time.
+    parser.add_argument("--jobs", type=int, default=3, help="how many at a time (default: 3)")
     parser.add_argument(
-        "--total-seconds", type=float, default=0, help="the limit of all (default: 300, with --full 1800)"
+        "--total-seconds", type=float, default=0, help="the limit of all (default: 480, with --full 1800)"
     )
     parser.add_argument("--result", help=argparse.SUPPRESS)
     parser.add_argument("tests", nargs="*", help="parts of the names of the tests to run, after --")
@@ -274,7 +280,7 @@ def main() -> int:
     options = arguments()
     if options.result:
         return run_one(options)
-    options.total_seconds = options.total_seconds or (1800 if options.full else 300)
+    options.total_seconds = options.total_seconds or (1800 if options.full else 480)
     works = list(chosen(options, {one.minor: one for one in test_matrix.choose(options)}))
     for interpreter in {one for _, one in works}:
         test_matrix.prepare(interpreter)

@@ -60,9 +60,9 @@ def answer_of(method, tell, *arguments):
     return answer, code
 
 
-def program(tmp_path, text, helper=""):
+def program(tmp_path, text, helper="", name="program.py"):
     """Run a main module of its own, with another beside it; gives what it printed, on both streams."""
-    path = tmp_path / "program.py"
+    path = tmp_path / name
     path.write_text(textwrap.dedent(text))
     (tmp_path / "helper.py").write_text(helper)
     return subprocess.run(
@@ -241,3 +241,21 @@ def test_a_main_module_without_its_guard_ends(tmp_path, start):
     assert "it needs the guard" in done.stderr
     # The program's own, and the zygote's within it.
     assert done.stderr.count("Traceback") == 2
+
+
+def test_a_main_module_called_ipython_is_left_out(tmp_path):
+    """Its launch scripts have no guard: as with multiprocessing's own methods, no process imports them."""
+    done = program(
+        tmp_path,
+        """
+        import multiprocessing, sysclone.multiprocessing
+        if __name__ != "__main__":
+            raise RuntimeError("imported")
+        process = multiprocessing.get_context("zygote").Process(target=print, args=("runs",))
+        process.start()
+        process.join()
+        raise SystemExit(process.exitcode)
+        """,
+        name="ipython",
+    )
+    assert (done.stdout, done.returncode, done.stderr) == ("runs\n", 0, "")

@@ -188,7 +188,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_cpython as cpython, watchdog
 outcomes, listed, killed = json.loads(sys.argv[2])
-suite = cpython.Suite("test.test_x", ("3.11",), ("3.11",), (), {}, "x.toml", 1, 1)
+suite = cpython.Suite("test.test_x", ("3.11",), ("3.11",), (), {}, "", "x.toml", 1, 1)
 run = cpython.Run(suite, None)
 journal = watchdog.Journal(Path("none"))
 journal.entries = [{"test": name, "outcome": outcome} for name, outcome in outcomes] + [{"end": 0}]
@@ -235,7 +235,28 @@ def test_every_exception_has_a_reason():
         for entry in tomllib.loads((folder / row["exceptions"]).read_text()).get("exception", []):
             assert len(entry["reason"]) > 20, entry
             assert set(entry.get("versions", ())) <= set(row["versions"]), entry
+        assert set(row["always"]) <= set(row["versions"])
     assert rows
+
+
+def test_so_many_run_beside_one_another():
+    """Processes are started in order, two at a time, and each is told with its own exit code."""
+    code = """
+import subprocess, sys
+from functools import partial
+sys.path.insert(0, sys.argv[1])
+import beside
+begun = []
+def start(code):
+    assert sum(one.returncode is None for one in begun) < 2
+    begun.append(subprocess.Popen(["sh", "-c", f"exit {code}"]))
+    return begun[-1]
+print(sorted(beside.ended(2, [partial(start, code) for code in range(5)])))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / "tools")], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == f"{[(n, n) for n in range(5)]}\n"
 
 
 def running(command: str) -> bool:

@@ -119,4 +119,7 @@ def main_module() -> tuple[str, str] | None:
         return None
     import os
 
+    # Launch scripts of IPython have had no guard; multiprocessing leaves them out too.
+    if os.path.splitext(os.path.basename(path))[0] == "ipython":
+        return None
     return "path", os.path.abspath(path)
