@@ -81,13 +81,15 @@ def suites() -> list[Suite]:
     return found
 
 
-def exceptions(suite: Suite, minor: str) -> dict[str, str]:
-    """The tests of a row that may fail on a version, with the reasons."""
-    rows = tomllib.loads((TABLE / suite.exceptions).read_text()).get("exception", [])
+def exceptions(suite: Suite, interpreter: test_matrix.Interpreter, kind: str = "exception") -> dict[str, str]:
+    """The tests of a row that may fail on a version, or those that are left out there, with the reasons."""
+    rows = tomllib.loads((TABLE / suite.exceptions).read_text()).get(kind, [])
     for row in rows:
         if not row.get("reason", "").strip():
             raise SystemExit(f"test_cpython: {suite.exceptions}: {row.get('test')} has no reason")
-    return {row["test"]: row["reason"] for row in rows if minor in row.get("versions", suite.versions)}
+    # As in 3.13, and as in 3.13.0.
+    names = {interpreter.minor, ".".join(map(str, interpreter.version))}
+    return {row["test"]: row["reason"] for row in rows if names & set(row.get("versions", suite.versions))}
 
 
 def has(suite: Suite, interpreter: test_matrix.Interpreter) -> bool:
@@ -139,12 +141,22 @@ def run(suite: Suite, interpreter: test_matrix.Interpreter, options: argparse.Na
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     # Without -I: test_subprocess starts Pythons that find their tests beside the one that runs.
     command = [python, "-W", "default", str(TOOLS / "cpython_inside.py"), suite.module, str(path)]
-    command += ["cpu,walltime" if options.full else "none", *(options.tests or suite.tests)]
+    left_out = exceptions(suite, interpreter, "left_out")
+    command += ["cpu,walltime" if options.full else "none", ",".join(left_out), *(options.tests or suite.tests)]
     begin = time.monotonic()
     outcome = watchdog.watch(command, env, journal, suite.test_seconds, min(suite.run_seconds, options.total_seconds))
     result = Run(suite, interpreter, time.monotonic() - begin)
-    judge(result, outcome, journal, exceptions(suite, interpreter.minor), whole=not options.tests)
+    judge(result, outcome, journal, exceptions(suite, interpreter), whole=not options.tests)
+    check_left_out(result, journal, left_out)
     return result
+
+
+def check_left_out(result: Run, journal: watchdog.Journal, left_out: dict[str, str]) -> None:
+    """A test that is to be left out and was run, or is none, is a fault."""
+    skipped = {str(entry["test"]) for entry in journal.entries if entry.get("reason") == "left out"}
+    if any("end" in entry for entry in journal.entries):
+        result.faults += [f"was not there to be left out: {name}" for name in sorted(set(left_out) - skipped)]
+        result.failed = len(result.faults)
 
 
 def judge(
