@@ -142,8 +142,9 @@ def test_termination_is_asked_for_first():
 
 def test_who_is_born_meanwhile_is_asked_too(adopts_nobody):
     """What a program starts when it is asked to end is asked as well: nobody is killed, and nobody is left."""
-    # A fork of the shell's itself would for a moment have its trap, and lose the signal.
-    with family("trap 'setsid -f sleep 60; exit 3' TERM; sleep 60 & echo $$; wait", 1, tree=True) as (program, _fds):
+    # A fork of the shell's itself has for a moment its trap, and would lose the signal: so it tells when it is another.
+    line = "trap 'setsid -f sleep 60; exit 3' TERM; sh -c 'echo $$; exec sleep 60' & wait"
+    with family(line, 1, tree=True) as (program, _fds):
         assert program.terminate_tree(grace=20)
         assert program.wait() == 3
         assert program.stdout.read() == b""

@@ -349,6 +349,18 @@ def test_close_ends_another_threads_reading():
     assert trace.status.signal == signal.SIGKILL
 
 
+def test_a_wake_comes_after_what_has_happened():
+    """What happened before wake() is read first, and the read that would then wait answers False."""
+    with sysclone.trace(["/bin/sh", "-c", "/bin/true & wait; echo; read x"], stdin=-1, stdout=-1) as trace:
+        assert trace.process.stdout.readline() == b"\n"
+        trace.wake()
+        calls = []
+        while trace.read():
+            calls += [one.call for one in trace.take()]
+
+    assert calls == ["execve", "clone", "execve", "exit"]
+
+
 def test_two_threads_may_see_the_end_at_once():
     """Whichever of a closing and a reading thread is told of the end first, neither is left with what the other has closed."""
     out = in_subprocess("""

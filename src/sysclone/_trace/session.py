@@ -113,10 +113,8 @@ class Trace:
             return None
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._ready:
-            if self._woken:
-                self._woken = False
-                return False
-            left = -1 if deadline is None else max(0, int(1000 * (deadline - time.monotonic())))
+            woken = self._woken
+            left = 0 if woken else -1 if deadline is None else max(0, int(1000 * (deadline - time.monotonic())))
             try:
                 records = self._tracer.read(left, BATCH)
             except ProcessLookupError:
@@ -131,7 +129,8 @@ class Trace:
                     self.process.wait()
                 return None
             self._ready.extend(self._policy.chosen(self._builder.feed(records)))
-            if not records and not self._woken:
+            if not records and (woken or not self._woken):
+                self._woken = False
                 return False
         return True
 

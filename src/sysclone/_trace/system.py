@@ -80,15 +80,14 @@ class SystemTrace(Trace):
         while not self._ready:
             if self._ended:
                 return None
-            if self._woken:
-                self._woken = False
-                return False
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            woken = self._woken
+            left = 0.0 if woken else None if deadline is None else max(0.0, deadline - time.monotonic())
             if not self._records:
                 self._records.extend(self._instance.read(left, self._waker))
             some = bool(self._records)
             self._ready.extend(self._policy.chosen(self._events()))
-            if not some and deadline is not None and time.monotonic() >= deadline:
+            if not some and (woken or (deadline is not None and time.monotonic() >= deadline)):
+                self._woken = False
                 return False
         return True
 

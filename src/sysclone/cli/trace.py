@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import sys
+import time
 
 from .._errors import CloneError
 from .._trace.policy import FOLLOW
@@ -70,16 +71,22 @@ class TreeWriter:
 
 
 class Interrupt:
-    """Ends the reading of a trace, from a signal's handler or another thread; what was read by then is still written."""
+    """Ends the reading of a trace, from a signal's handler or another thread; what has happened by then is still written."""
 
     def __init__(self, told: Trace) -> None:
         self._told = told
         self.number: int = 0
+        self._at = 0.0
 
     def ask(self, number: int, _frame: object = None) -> None:
         """End it, because of a signal."""
+        self._at = time.monotonic()
         self.number = number
         self._told.wake()
+
+    def is_reached(self, events: list[Event]) -> bool:
+        """Whether all that happened before it was read, by the last events: there are none, or they are later."""
+        return bool(self.number) and (not events or events[-1].time > self._at)
 
     def handle(self, *numbers: int) -> None:
         """These signals end it."""
@@ -273,14 +280,17 @@ def _write_all(told: Trace, writer: AnyWriter, interrupt: Interrupt, said: type[
     if isinstance(writer, AtTheEnd):
         writer.epoch = told.epoch
     answer = 0
-    while not interrupt.number:
+    while True:
         try:
-            if told.read() is None:
-                break
+            some = told.read()
         except said as e:
             complain(NAME, f"warning: {e}")
             answer = FAILED
-        writer.write(told.take())
+            continue
+        events = told.take()
+        writer.write(events)
+        if some is None or interrupt.is_reached(events):
+            break
     writer.end()
     return answer
 
