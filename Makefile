@@ -19,7 +19,7 @@ LINTED := setup.py $(wildcard src tests tools examples benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-cpython test-sid test-free-threaded matrix lint format types floors cross-aarch64 bench docs leaks asan soak clean
+.PHONY: help build demo test test-cpython test-sid test-free-threaded matrix lint format types floors cross-aarch64 bench late docs leaks asan soak clean
 
 help: ## print this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-18s %s\n", $$1, $$2 }'
@@ -87,6 +87,9 @@ soak: $(STAMPS)/build $(STAMPS)/dev ## the tests that run for long
 
 bench: $(STAMPS)/build $(STAMPS)/dev $(STAMPS)/bench ## ours against the C floors and the peers, as ratios: make bench ARGS="--list"
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
+
+late: $(STAMPS)/build ## how late tasks with a timeout are gone, in ten minutes: make late ARGS="--count 100 copied"
+	@$(BIN)/python benchmarks/late.py $(ARGS)
 
 docs: $(STAMPS)/venv ## check that what the pages link to is there
 	@$(BIN)/python tools/check_links.py

@@ -47,6 +47,13 @@ def computes(path: str) -> None:
         count += 1
 
 
+def present() -> tuple[float, float]:
+    """From when to when it was there."""
+    begin = time.monotonic()
+    time.sleep(0.3)
+    return begin, time.monotonic()
+
+
 def watch(told: int, late: int) -> None:
     """In a process of its own, until nobody tells any more: how late each task of which a pipe tells is gone."""
     events = select.epoll()
@@ -76,8 +83,12 @@ def watch(told: int, late: int) -> None:
             os.close(fd)
 
 
-def lateness(kind: str, calls: int | None, function: Callable[[str], None], count: int, width: int) -> list[float]:
-    """Seconds that each of count tasks lived on after its time; of those that came to tell of themselves before it."""
+def lateness(
+    kind: str, calls: int | None, function: Callable[[str], None], count: int, width: int
+) -> tuple[list[float], int]:
+    """Seconds that each of count tasks lived on after its time, of those that came to tell of themselves before it; and
+    how many workers there were at once in the end.
+    """
     (told, tell_end), (late, late_end) = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -89,15 +100,15 @@ def lateness(kind: str, calls: int | None, function: Callable[[str], None], coun
     os.close(late_end)
     with open(late, "rb") as results:
         path = f"/proc/{os.getpid()}/fd/{tell_end}"
-        run(kind, calls, function, path, count, width)
+        left = run(kind, calls, function, path, count, width)
         os.close(tell_end)
         os.close(told)
         os.waitpid(pid, 0)
-        return [one for (one,) in struct.iter_unpack("=d", results.read())]
+        return sorted(one for (one,) in struct.iter_unpack("=d", results.read())), left
 
 
-def run(kind: str, calls: int | None, function: Callable[[str], None], path: str, count: int, width: int) -> None:
-    """That many tasks, as many at once as there are workers, each to its TimeoutError."""
+def run(kind: str, calls: int | None, function: Callable[[str], None], path: str, count: int, width: int) -> int:
+    """That many tasks, as many at once as there are workers, each to its TimeoutError; and the workers that are there then."""
     preload = [__name__] if kind == "fresh" else []
     with sysclone.Executor(width, kind=kind, tasks_per_worker=calls, preload=preload, timeout=LIMIT) as executor:  # type: ignore[arg-type]
         futures: set[Any] = set()
@@ -108,6 +119,10 @@ def run(kind: str, calls: int | None, function: Callable[[str], None], path: str
                     if not isinstance(future.exception(), TimeoutError):
                         raise SystemExit(f"{kind}, {function.__name__}: {future.exception()!r}")
             futures.add(executor.submit(function, path))
+        wait(futures)
+        there = [one.result() for one in [executor.options(timeout=None).submit(present) for _ in range(width)]]
+        last = max(begin for begin, _ in there)
+        return sum(begin <= last < end for begin, end in there)
 
 
 def main() -> int:
@@ -118,18 +133,20 @@ def main() -> int:
     parser.add_argument("kinds", nargs="*", help="light, copied, fresh; all without")
     options = parser.parse_args()
     print(
-        f"{'kind':8}{'a process':>12}{'function':>10}{'tasks':>7}{'median':>9}{'p99':>9}{'most':>9}{'beyond 20':>11}  ms"
+        f"{'kind':8}{'a process':>12}{'function':>10}{'tasks':>7}"
+        f"{'median':>9}{'p99':>9}{'most':>9}{'beyond 20':>11} ms{'width':>9}"
     )
     for kind, calls in KINDS:
         if options.kinds and kind not in options.kinds:
             continue
         for function in (sleeps, computes):
-            late = sorted(lateness(kind, calls, function, options.count, options.width))
+            late, width = lateness(kind, calls, function, options.count, options.width)
             beyond = sum(one > BOUND for one in late) / len(late)
             p99 = late[min(len(late) - 1, int(len(late) * 0.99))]
             print(
                 f"{kind:8}{'a call' if calls == 1 else 'warm':>12}{function.__name__:>10}{len(late):>7}"
-                f"{statistics.median(late) * 1e3:>9.1f}{p99 * 1e3:>9.1f}{late[-1] * 1e3:>9.1f}{beyond:>11.2%}",
+                f"{statistics.median(late) * 1e3:>9.1f}{p99 * 1e3:>9.1f}{late[-1] * 1e3:>9.1f}{beyond:>11.2%}"
+                f"{width:>7} of {options.width}",
                 flush=True,
             )
     return 0
