@@ -86,9 +86,7 @@ def watch(told: int, late: int) -> None:
 def lateness(
     kind: str, calls: int | None, function: Callable[[str], None], count: int, width: int
 ) -> tuple[list[float], int]:
-    """Seconds that each of count tasks lived on after its time, of those that came to tell of themselves before it; and
-    how many workers there were at once in the end.
-    """
+    """Seconds that each task lived on after its time, of those that came to tell of themselves; and the workers in the end."""
     (told, tell_end), (late, late_end) = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:

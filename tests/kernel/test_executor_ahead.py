@@ -65,9 +65,16 @@ class Loaded:
         assert (self.pid in pids) != elsewhere
 
 
-@pytest.fixture(params=[{"kind": "copied"}, FRESH], ids=["copied", "fresh"])
-def one(request):
+@pytest.fixture
+def one():
     """An executor with one warm worker."""
+    with Executor(1, kind="copied", tasks_per_worker=None) as executor:
+        yield executor
+
+
+@pytest.fixture(params=[{"kind": "copied"}, FRESH], ids=["copied", "fresh"])
+def either(request):
+    """The same, of each kind that has memory of its own."""
     with Executor(1, tasks_per_worker=None, **request.param) as executor:
         yield executor
 
@@ -88,10 +95,10 @@ def loaded(*arguments, **keywords):
         it.close()
 
 
-def test_calls_ahead_run_once_and_in_order(one, tmp_path):
+def test_calls_ahead_run_once_and_in_order(either, tmp_path):
     """The worker goes on with them by itself."""
-    with loaded(one, tmp_path) as it:
-        assert one.stats()["pending"] == COUNT
+    with loaded(either, tmp_path) as it:
+        assert either.stats()["pending"] == COUNT
         assert not any(future.running() for future in it.futures)
         open_gate(it.gate)
         assert it.blocker.result(SECONDS) == it.pid
@@ -100,9 +107,9 @@ def test_calls_ahead_run_once_and_in_order(one, tmp_path):
 
 
 @pytest.mark.parametrize("blocker", [tells_and_waits, tells_and_leaves, tells_and_closes])
-def test_a_death_costs_the_running_call_alone(one, tmp_path, blocker):
+def test_a_death_costs_the_running_call_alone(either, tmp_path, blocker):
     """By a signal, by exit or for want of its socket: what it had ahead runs once, in its successor."""
-    with loaded(one, tmp_path, blocker=blocker) as it:
+    with loaded(either, tmp_path, blocker=blocker) as it:
         if blocker is tells_and_waits:
             os.kill(it.pid, signal.SIGKILL)
         else:
