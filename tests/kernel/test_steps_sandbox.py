@@ -238,6 +238,14 @@ def test_a_filter_kills_a_program():
     assert run(["mkdir", "/tmp"], context=context, stderr=subprocess.DEVNULL).returncode == -signal.SIGSYS
 
 
+@requires("landlock")
+def test_a_program_that_landlock_refuses():
+    """That nothing is wrong with the program itself is said, and what may have refused it."""
+    with pytest.raises(PermissionError) as caught:
+        run(["/bin/true"], context=Context(no_new_privs=True, landlock=Landlock(read=["/etc"])))
+    assert "Landlock" in caught.value.hint
+
+
 @requires("seccomp", "libseccomp")
 def test_a_program_by_fd_is_asked_for_its_own_exec():
     """What is executed by an fd needs execveat and not execve: the filter is looked at for that."""

@@ -564,6 +564,12 @@ def test_every_path_hint_is_in_the_table() -> None:
     assert paths.PATH_HINTS.items() <= table._HINTS.items()
 
 
+def test_a_tasks_namespaces_are_for_who_may_trace_it():
+    """A refusal to open them is told as what it is, and not as one of a directory."""
+    assert "may trace it" in hint("open(/proc/1/ns/user)", errno.EACCES)
+    assert "may trace it" in hint("open(/proc/1/ns)", errno.EACCES)
+
+
 def test_no_hint_hides_another():
     """The parts of the table of hints have no key in common: the later one would take the place of the earlier."""
     keys = []

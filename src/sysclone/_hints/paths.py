@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 
 from .looking import lines, read
 
@@ -88,6 +89,8 @@ def _exec_enoent(path: str) -> str:
 
 
 def _path_eacces(path: str) -> str:
+    if re.match(r"/proc/\d+/ns(/|$)", path):
+        return lines("the namespaces of a task are seen by who may trace it: the same user, or CAP_SYS_PTRACE there")
     parts = [part for part in os.path.dirname(os.path.abspath(path)).split("/") if part]
     for count in range(len(parts) + 1):
         directory = "/" + "/".join(parts[:count])
@@ -112,7 +115,10 @@ def _exec_eacces(path: str) -> str:
             return lines(f"{needed} is on a file system mounted noexec", "a copy elsewhere, or mount -o remount,exec")
         if not os.access(needed, os.X_OK, effective_ids=True):
             return lines(f"{needed} is not executable for uid {os.geteuid()}", f"chmod +x {needed}")
-    return ""
+    return lines(
+        f"{needed} can be executed from here: what the task was given refuses it, its ids, its root, or Landlock, which has "
+        "to let it read and execute the program and its loader"
+    )
 
 
 def _path_enotdir(path: str) -> str:
