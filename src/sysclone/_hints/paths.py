@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 
 from .looking import lines, read
 
@@ -89,7 +88,7 @@ def _exec_enoent(path: str) -> str:
 
 
 def _path_eacces(path: str) -> str:
-    if re.match(r"/proc/\d+/ns(/|$)", path):
+    if path.startswith("/proc/") and f"{path}/".split("/")[3] == "ns":
         return lines("the namespaces of a task are seen by who may trace it: the same user, or CAP_SYS_PTRACE there")
     parts = [part for part in os.path.dirname(os.path.abspath(path)).split("/") if part]
     for count in range(len(parts) + 1):
