@@ -321,6 +321,19 @@ def until_the_end(trace, told):
         told += trace.take()
 
 
+def test_attaching_to_who_has_ended():
+    """Of a zombie it is said that it has ended, not that something forbids it."""
+    pid = os.posix_spawn("/bin/true", ["true"], os.environ)
+    pidfd = os.pidfd_open(pid)
+    try:
+        assert ended(pidfd)
+        with pytest.raises(PermissionError, match="it has ended"):
+            sysclone.trace(pid=pid)
+    finally:
+        os.close(pidfd)
+        os.waitpid(pid, 0)
+
+
 def test_attaching_to_a_busy_program():
     """A tree that makes tasks meanwhile is attached to without a word of those that ended, or that came by themselves."""
     code = "for i in 1 2 3 4 5 6; do while :; do (:) & (:) & wait; done & done; wait"

@@ -109,6 +109,7 @@ typedef struct {
     int depth;
 } sc_status_file;
 
+int32_t sc_look_own_id(void);
 bool sc_look_status(int32_t tid, sc_status_file *status);
 bool sc_look_int(int32_t tid, uint64_t address, int32_t *value);
 void sc_look_clone3(int32_t tid, sc_record *record, size_t *extra);
@@ -177,5 +178,10 @@ void sc_let_go(sc_tracer *t, sc_traced *task);
 void sc_release_orphans(sc_tracer *t);
 void sc_stopped(sc_tracer *t, int32_t tid, int status);
 void sc_ended(sc_tracer *t, int32_t tid, int status);
+
+#ifdef Py_PYTHON_H
+/* --- trace_tuples.c: not the tracer's, but of whoever reads what it tells */
+bool sc_take_records(sc_queue *q, PyObject *list, Py_ssize_t limit);
+#endif
 
 #endif

@@ -85,6 +85,17 @@ sc_proc_path(char *path, int32_t tid, const char *tail)
     *path = 0;
 }
 
+/* The caller's id as the tracer knows it: /proc is the tracer's, even for a child in a new pid namespace. */
+int32_t
+sc_look_own_id(void)
+{
+    char text[16] = {0};
+    int32_t id = 0;
+    if (sc_raw4(SYS_readlinkat, AT_FDCWD, "/proc/self", text, sizeof text - 1) <= 0) return (int32_t)sc_raw0(SYS_getpid);
+    for (int i = 0; text[i] >= '0' && text[i] <= '9'; i++) id = id * 10 + (text[i] - '0');
+    return id;
+}
+
 /* /proc/TID/status: thread group, parent, and the ids in each pid namespace, the one of this /proc first. */
 bool
 sc_look_status(int32_t tid, sc_status_file *status)

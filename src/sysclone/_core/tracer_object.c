@@ -148,17 +148,6 @@ sc_tracer_get(PyObject *self)
     return t;
 }
 
-/* The caller's id as the tracer knows it: /proc is the tracer's, even for a child in a new pid namespace. */
-static int32_t
-sc_own_id(void)
-{
-    char text[16] = {0};
-    int32_t id = 0;
-    if (sc_raw4(SYS_readlinkat, AT_FDCWD, "/proc/self", text, sizeof text - 1) <= 0) return (int32_t)sc_raw0(SYS_getpid);
-    for (int i = 0; text[i] >= '0' && text[i] <= '9'; i++) id = id * 10 + (text[i] - '0');
-    return id;
-}
-
 /* enter() -> whether new privileges had to be given up. In the child, before exec: be traced, and have the filter. */
 static PyObject *
 sc_tracer_enter(PyObject *self, PyObject *unused)
@@ -167,7 +156,7 @@ sc_tracer_enter(PyObject *self, PyObject *unused)
     sc_tracer_object *o = (sc_tracer_object *)self;
     sc_tracer *t = sc_tracer_get(self);
     if (!t) return NULL;
-    int32_t tid = sc_own_id();
+    int32_t tid = sc_look_own_id();
     /* Where Yama lets ancestors alone trace. Without Yama it is an error, and of no consequence. */
     sc_raw5(SYS_prctl, PR_SET_PTRACER, o->pid, 0, 0, 0);
     long answer = sc_tracer_command(o, SC_SEIZE, &tid, 1);
@@ -226,108 +215,7 @@ sc_tracer_order(PyObject *self, PyObject *args)
     return PyBool_FromLong(answer == 0);
 }
 
-/* --- records to tuples */
-
-static PyObject *
-sc_numbers_tuple(const uint64_t *numbers, Py_ssize_t count)
-{
-    PyObject *tuple = PyTuple_New(count);
-    for (Py_ssize_t i = 0; tuple && i < count; i++) {
-        PyObject *number = PyLong_FromUnsignedLongLong(numbers[i]);
-        if (!number) Py_CLEAR(tuple);
-        else PyTuple_SET_ITEM(tuple, i, number);
-    }
-    return tuple;
-}
-
-static PyObject *
-sc_ids_tuple(const int32_t *numbers, Py_ssize_t count)
-{
-    PyObject *tuple = PyTuple_New(count);
-    for (Py_ssize_t i = 0; tuple && i < count; i++) {
-        PyObject *number = PyLong_FromLong(numbers[i]);
-        if (!number) Py_CLEAR(tuple);
-        else PyTuple_SET_ITEM(tuple, i, number);
-    }
-    return tuple;
-}
-
-static PyObject *
-sc_strings_tuple(const char *at, Py_ssize_t count)
-{
-    PyObject *tuple = PyTuple_New(count);
-    for (Py_ssize_t i = 0; tuple && i < count; i++) {
-        uint32_t length = *(const uint32_t *)at;
-        PyObject *text = PyUnicode_DecodeFSDefaultAndSize(at + 4, (Py_ssize_t)length);
-        at += (4 + (size_t)length + 3) & ~(size_t)3;
-        if (!text) Py_CLEAR(tuple);
-        else PyTuple_SET_ITEM(tuple, i, text);
-    }
-    return tuple;
-}
-
-/* What a call was given beside its registers: two objects, for clone3 the struct and the pids, for exec the path and argv. */
-static PyObject *
-sc_entry_tuple(const sc_record *r)
-{
-    const char *data = (const char *)(r + 1);
-    PyObject *first = NULL, *second = NULL, *words = sc_numbers_tuple(r->words, 6);
-    if (r->call == SC_CLONE3) {
-        first = r->has & SC_HAS_STRUCT ? sc_numbers_tuple((const uint64_t *)data, 11) : Py_NewRef(Py_None);
-        second = sc_ids_tuple((const int32_t *)(data + 88), r->extra[1]);
-    } else if (r->call == SC_EXECVE || r->call == SC_EXECVEAT) {
-        bool has_path = r->has & SC_HAS_PATH, has_argv = r->has & SC_HAS_ARGV;
-        size_t path_room = has_path ? (r->extra[0] + 3) & ~3u : 0;
-        first = has_path ? PyUnicode_DecodeFSDefaultAndSize(data, r->extra[0]) : Py_NewRef(Py_None);
-        second = has_argv ? sc_strings_tuple(data + path_room, r->extra[1]) : Py_NewRef(Py_None);
-    } else {
-        first = Py_NewRef(Py_None);
-        second = Py_NewRef(Py_None);
-    }
-    if (!words || !first || !second) {
-        Py_XDECREF(words);
-        Py_XDECREF(first);
-        Py_XDECREF(second);
-        return NULL;
-    }
-    return Py_BuildValue("iiLiiNNNiO", SC_ENTRY, r->tid, (long long)r->nanoseconds, r->call, r->machine, words, first, second,
-                         r->has & SC_HAS_ENV ? (int)r->extra[3] : -1, r->has & SC_HAS_MORE ? Py_True : Py_False);
-}
-
-static PyObject *
-sc_record_tuple(const sc_record *r)
-{
-    long long when = (long long)r->nanoseconds;
-    switch (r->kind) {
-    case SC_ENTRY: return sc_entry_tuple(r);
-    case SC_DONE:
-        return Py_BuildValue("iiLLiNNN", r->kind, r->tid, when, (long long)r->done.result, r->other,
-                             r->has & SC_HAS_PARENT_TID ? PyLong_FromLong(r->done.parent_tid) : Py_NewRef(Py_None),
-                             r->has & SC_HAS_PIDFD ? PyLong_FromLong(r->done.pidfd) : Py_NewRef(Py_None),
-                             sc_ids_tuple(r->done.pids, r->done.pid_count));
-    case SC_EXEC: return Py_BuildValue("iiLi", r->kind, r->tid, when, r->other);
-    case SC_EXIT: return Py_BuildValue("iiLi", r->kind, r->tid, when, (int)r->done.result);
-    default:
-        return Py_BuildValue("iiLiiN", r->kind, r->tid, when, r->other, r->done.parent_tid,
-                             sc_ids_tuple(r->done.pids, r->done.pid_count));
-    }
-}
-
-/* Adds what is there, at most limit records; false with an exception. */
-static bool
-sc_take_records(sc_tracer *t, PyObject *list, Py_ssize_t limit)
-{
-    const sc_record *record;
-    while (PyList_GET_SIZE(list) < limit && (record = sc_queue_next(&t->queue))) {
-        PyObject *tuple = sc_record_tuple(record);
-        if (!tuple || PyList_Append(list, tuple) < 0) {
-            Py_XDECREF(tuple);
-            return false;
-        }
-        Py_DECREF(tuple);
-    }
-    return true;
-}
+/* --- reading */
 
 /* Whether there may be something to read; the wait is cut short by the tracer's end, expected or not, and is over where
    somebody wakes the reader. A signal that came
@@ -361,7 +249,7 @@ sc_records(PyObject *self, int milliseconds, Py_ssize_t limit)
         bool alive = sc_tracer_alive(t);
         int done = __atomic_load_n(&t->done, __ATOMIC_ACQUIRE);
         __atomic_store_n(&t->queue.armed, 1, __ATOMIC_SEQ_CST);
-        if (!sc_take_records(t, list, limit)) break;
+        if (!sc_take_records(&t->queue, list, limit)) break;
         if (PyList_GET_SIZE(list) || waited) return list;
         if (done) {
             Py_DECREF(list);

@@ -183,12 +183,18 @@ def attach(pid: int, threads: bool, tree: bool, mode: int, policy: Policy, kill_
 
 def _could_be_attached(tid: int, tracer: int) -> bool:
     """Whether a task that was refused is alive, and is not one that came to this tracer by itself, as its creator's child."""
+    state, its_tracer = _state_of(tid)
+    return state not in "ZX" and its_tracer != tracer
+
+
+def _state_of(tid: int) -> tuple[str, int]:
+    """A task's state ("X" where it has gone) and who traces it (0: nobody)."""
     try:
         with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as file:
             lines = dict(line.split(":", 1) for line in file)
+        return lines["State"].split()[0], int(lines["TracerPid"])
     except (OSError, ValueError):
-        return False
-    return lines["State"].split()[0] not in "ZX" and int(lines["TracerPid"]) != tracer
+        return "X", 0
 
 
 def _wanted(pid: int, threads: bool, tree: bool) -> list[int]:
@@ -226,11 +232,9 @@ def _why_not_attached(pid: int, errno: int) -> str:
     """What keeps us from tracing a task."""
     if errno != EPERM:
         return ""
-    try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-            tracer = next(int(line.split()[1]) for line in file if line.startswith("TracerPid:"))
-    except (OSError, StopIteration):
-        tracer = 0
+    state, tracer = _state_of(pid)
+    if state in "ZX":
+        return "likely: it has ended, and its parent has not waited for it yet"
     if tracer:
         return f"likely: task {tracer} traces it already"
     if not _capable(_CAP_SYS_PTRACE):
