@@ -217,15 +217,16 @@ sc_take_expected(sc_tracer *t, int32_t signalled)
 
 /* With many tasks, the kernel's looking at one after the other would be most of the time. SIGCHLD names one, but only the
    first of several until it is taken: so all are looked through as well, no more often than makes a fifth of the time. */
-static void
+static bool
 sc_wait_among_many(sc_tracer *t)
 {
     uint64_t awaited = SC_SIGNAL_BIT(SIGCHLD);
     int64_t began = sc_now(), pause = SC_TICK;
+    bool found = false;
     if (began < t->next_look) {
         pause = t->next_look - began;
     } else {
-        bool found = sc_take_stop(t, -1, WNOHANG);
+        found = sc_take_stop(t, -1, WNOHANG);
         int64_t ended = sc_now();
         t->next_look = ended + 4 * (ended - began);
         if (found) pause = 4 * (ended - began);
@@ -233,6 +234,7 @@ sc_wait_among_many(sc_tracer *t)
     siginfo_t info = {0};
     struct timespec limit = {.tv_nsec = pause < SC_TICK ? pause : SC_TICK};
     if (sc_raw4(SYS_rt_sigtimedwait, &awaited, &info, &limit, 8) == SIGCHLD) sc_take_expected(t, info.si_pid);
+    return found;
 }
 
 /* What came by signal, and what is done now and then. */
@@ -303,8 +305,8 @@ sc_tracer_main(void *tracer)
     sc_obey(t);
     while (t->tasks.count || sc_is_traced(0)) {
         if (t->listens ? t->tasks.count < SC_FEW_TASKS / 2 : t->tasks.count > SC_FEW_TASKS) sc_listen_to_children(t, !t->listens);
-        if (t->listens) sc_wait_among_many(t);
-        else sc_take_stop(t, -1, 0);
+        bool found = t->listens ? sc_wait_among_many(t) : sc_take_stop(t, -1, 0);
+        if (!found && !sc_is_traced(0)) sc_forget_all(t);
         sc_look_up(t);
     }
     sc_tick(t, false);

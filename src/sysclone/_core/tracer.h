@@ -46,6 +46,9 @@ typedef struct {
     uint32_t extra[4]; /* the lengths of what follows, by kind */
 } sc_record;
 
+/* SC_EXIT's result where nobody saw a status. */
+#define SC_UNSEEN_STATUS ((uint64_t)-1)
+
 /* sc_record.has */
 #define SC_HAS_STRUCT 1
 #define SC_HAS_PATH 2
@@ -176,6 +179,8 @@ void sc_tell_attached(sc_tracer *t, sc_traced *task);
 void sc_release(sc_tracer *t, sc_traced *task);
 void sc_let_go(sc_tracer *t, sc_traced *task);
 void sc_release_orphans(sc_tracer *t);
+void sc_forget(sc_tracer *t, sc_traced *task);
+void sc_forget_all(sc_tracer *t);
 void sc_stopped(sc_tracer *t, int32_t tid, int status);
 void sc_ended(sc_tracer *t, int32_t tid, int status);
 

@@ -174,6 +174,10 @@ sc_made(sc_tracer *t, sc_traced *task, int event)
     sc_ptrace(PTRACE_GETEVENTMSG, task->tid, 0, (uintptr_t)&message);
     if (!task->in_call) sc_late_entry(t, task, event);
     sc_traced *child = sc_tasks_find(&t->tasks, (int32_t)message);
+    if (child && child->announced) { /* the id is used again, and of the one before no end was seen: sc_forget_all */
+        sc_forget(t, child);
+        child = NULL;
+    }
     /* Without system-call stops a child may have been taken for an orphan (sc_release_orphans), and have ended by now. */
     if (!child && (t->mode != SC_MODE_EVENTS || sc_is_traced((int32_t)message)))
         child = sc_tasks_add(&t->tasks, (int32_t)message);

@@ -106,6 +106,26 @@ sc_release_orphans(sc_tracer *t)
     t->next_hunt = now + SC_HUNT_AFTER;
 }
 
+void
+sc_forget(sc_tracer *t, sc_traced *task)
+{
+    if (!task->ghost) task->argument = SC_UNSEEN_STATUS;
+    task->ghost = true;
+    sc_let_go(t, task);
+}
+
+/* Nobody is traced any more, and yet some are known: threads that were killed in an exec, after they had taken their
+   leader's id and before their event. The end of that id was told; of their own nobody will tell. */
+void
+sc_forget_all(sc_tracer *t)
+{
+    for (int32_t tid = t->tasks.first; tid;) {
+        sc_traced *task = sc_tasks_find(&t->tasks, tid);
+        tid = task->next;
+        sc_forget(t, task);
+    }
+}
+
 static void
 sc_first_stop(sc_tracer *t, sc_traced *task, int sig)
 {
@@ -123,6 +143,11 @@ sc_stopped(sc_tracer *t, int32_t tid, int status)
 {
     int event = status >> 16, sig = WSTOPSIG(status), deliver = 0;
     sc_traced *task = sc_tasks_find(&t->tasks, tid);
+    if (task && event == PTRACE_EVENT_STOP && task->in_call && task->call >= SC_EXECVE) {
+        /* From an exec no such stop comes before its event or its return: the id is another's now, see sc_forget_all. */
+        sc_forget(t, task);
+        task = NULL;
+    }
     if (!task) task = sc_tasks_add(&t->tasks, tid);
     if (!task) { /* no memory: it runs on, and is not told of */
         sc_ptrace(PTRACE_CONT, tid, 0, 0);

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CALLS: Final = ("clone", "clone3", "fork", "vfork", "unshare", "setns", "execve", "execveat")
 _CLONE3: Final = 1
 _ENTRY, _DONE, _EXEC, _EXIT = range(4)
+_UNSEEN: Final = -1  # a status that nobody saw
 _THREAD: Final = int(Clone.THREAD)
 _SECOND: Final = 1e9
 # Where the old call has its tls in the fourth word and the child's tid in the fifth.
@@ -95,7 +96,8 @@ class Builder:
     def _exit(self, record: tuple[Any, ...], out: list[Event]) -> None:
         _, tid, when, status = record
         self._unfinished(tid, when, out)
-        out.append(ExitEvent(when / _SECOND, self.process.pop(tid, tid), tid, "exit", status))
+        word = None if status == _UNSEEN else status
+        out.append(ExitEvent(when / _SECOND, self.process.pop(tid, tid), tid, "exit", word))
 
     def _attached(self, record: tuple[Any, ...], out: list[Event]) -> None:
         _, tid, when, process, parent, pids = record
