@@ -118,7 +118,7 @@ def test_flags_at_random_are_told_as_the_kernel_tells_them(compiled, seed):
 @requires("compiler")
 def test_threads_that_are_killed_in_an_exec(compiled):
     """A thread that is killed when it has taken its leader's id, before its exec is told, does not keep the trace from ending."""
-    with sysclone.trace([compiled("execkill"), "100"]) as trace:
+    with sysclone.trace([compiled("execkill"), "60"]) as trace:
         events = list(trace)
     births = [one for one in events if isinstance(one, CloneEvent) and one.child is not None]
     unseen = [one for one in events if isinstance(one, AttachEvent)]
@@ -345,15 +345,15 @@ def test_what_the_kernel_lost_is_told_where_it_was_lost():
     """Of the whole system: with too small a buffer the loss is told, after what came before it, and reading goes on."""
     with sysclone.trace(system=True) as trace:
         trace._instance._write("buffer_size_kb", "4")
-        for _ in range(100):
-            subprocess.run(["/bin/sh", "-c", "/bin/true; /bin/true; /bin/true"], check=True)
+        program = "for i in $(seq 400); do (:); done"
+        subprocess.run(["/bin/sh", "-c", program], check=True)
         told, lost = [], []
         read_on(trace, told, lost, lambda: lost)
         child = os.posix_spawn("/bin/true", ["true"], os.environ)
         os.waitpid(child, 0)
         read_on(trace, told, lost, lambda: any(one.tid == child and one.call == "exit" for one in told))
     assert all(isinstance(one, SyscloneError) and "events are lost" in str(one) for one in lost)
-    assert trace.lost > 100
+    assert trace.lost > 0
 
 
 def read_on(trace, told, lost, until):
@@ -383,10 +383,10 @@ def test_attaching_to_who_has_ended():
 
 def test_attaching_to_a_busy_program():
     """A tree that makes tasks meanwhile is attached to without a word of those that ended, or that came by themselves."""
-    code = "for i in 1 2 3 4 5 6; do while :; do (:) & (:) & wait; done & done; wait"
+    code = "for i in 1 2 3; do while :; do (:) & (:) & wait; done & done; wait"
     with subprocess.Popen(["/bin/sh", "-c", code], start_new_session=True) as program:
         try:
-            for _ in range(10):
+            for _ in range(4):
                 with sysclone.trace(pid=program.pid, tree=True) as trace:
                     while not any(isinstance(one, CloneEvent) for one in trace.take()):
                         assert trace.read(20)
