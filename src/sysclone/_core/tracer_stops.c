@@ -122,6 +122,7 @@ sc_forget_all(sc_tracer *t)
     for (int32_t tid = t->tasks.first; tid;) {
         sc_traced *task = sc_tasks_find(&t->tasks, tid);
         tid = task->next;
+        if (task->ghost) sc_tell_attached(t, task); /* its creator has gone, too */
         sc_forget(t, task);
     }
 }
