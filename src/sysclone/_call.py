@@ -90,6 +90,9 @@ def _ended(plan: _core.Plan, outcome: tuple[Any, ...]) -> BaseException:
     return exception
 
 
+_NO_THREAD: Final = 0x5C105ED
+
+
 def _bury_threads() -> None:
     """Mark the threads that a dead process took with it as ended: interpreter exit would wait for them for ever."""
     dead = set(_core.bury_dead())
@@ -108,21 +111,20 @@ def _bury_threads() -> None:
             if ident not in dead and (isinstance(thread, threading._DummyThread) or not _core.died(ident)):
                 continue
             handle._set_done()
-            _core.bury(handle)
         elif ident not in dead:
             continue
         lock = getattr(thread, "_tstate_lock", None)
         if lock is not None:  # until 3.12
             thread._tstate_lock, thread._is_stopped = None, True
             threading._shutdown_locks.discard(lock)
-            if lock.locked():
-                lock.release()  # and who waits for it has it at once
         if not thread._started.is_set():
             thread._started._at_fork_reinit()  # its lock may be a dead one's
             thread._started.set()
         if threading._active.get(ident) is thread:
             del threading._active[ident]
         threading._limbo.pop(thread, None)
+    if hasattr(threading, "_make_thread_handle"):  # from 3.13 on; and a thread's objects may be gone before it
+        _core.bury_handles(threading._make_thread_handle(_NO_THREAD), _NO_THREAD)
 
 
 def _dead_traceback(frames: list[tuple[Any, int]]) -> str:

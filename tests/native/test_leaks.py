@@ -151,6 +151,11 @@ def packets():
     refused(core.packet_send, theirs, b"z")
     os.close(theirs)
 
+def buries():
+    if sys.version_info >= (3, 13):
+        assert core.bury_handles(sys.modules["_thread"]._make_thread_handle(5), 5) == 0
+        assert core.bury_handles(sys.modules["_thread"]._make_thread_handle(5), 6) == -1
+
 HOOKS = (sysclone.Cancelled, sysclone._call._clone_failed, sysclone._call._ended, sysclone._call._absorb,
          sysclone._call._bury_threads, sysclone._call._shield())
 
@@ -210,7 +215,7 @@ LOOPS = {
     "address_of": "core.address_of(block); refused(core.address_of, 5)",
     "Tracer": "traces(); refused(core.Tracer, 'x', 0)",
     "bury_dead": "core.bury_dead()",
-    "bury": "refused(core.bury, None)",
+    "bury_handles": "buries(); refused(core.bury_handles, None, 5)",
     "clone": "reap(core.clone(VM_VFORK | 17, stack + 16384, 0, 0, 0, core.ENTRY_EXIT, 0)); "
     "refused(core.clone, 1 << 16, 0, 0, 0, 0, 0, 0); forks(core.clone, 17, 0, 0, 0, 0, 0, 0)",
     "clone3": "clones3(); refused(clones3, 63); forks(core.clone3, 0, 0, 0, 0, 17, 0, 0, 0, (), 0, 88, 0, 0)",

@@ -3,9 +3,10 @@
    1. Who is dead is told by libc: at a thread's end, in whatever way, the kernel clears the id that libc keeps for it. A number
       in /proc may be somebody else's by now, or one of another pid namespace. The thread states lead to libc's threads: while
       one is on the interpreter's list its thread has not ended as threads do, so what libc keeps of it is there.
-   2. From 3.13 on the end waits in C for each thread on a list of its own. What stands there is private to _threadmodule.c: a
-      handle is one pointer, to two nodes of doubly linked lists, of which the second is that list's. Nothing is unlinked that is
-      not linked as such a node is.
+   2. From 3.13 on the end waits in C for each thread on a list of its own, until 3.12 for a lock that the thread state leads to.
+      What stands on that list is private to _threadmodule.c: a handle object is one pointer, to two nodes of doubly linked lists,
+      of which the second is that list's and the first one's head is the runtime's, and the thread's ident. A handle that is made
+      for the purpose shows whether that is so; and nothing is unlinked that is not linked as such a node is.
    3. From 3.15 on it then goes through the thread states, and begins again as long as one is that of a thread that is no daemon.
       The dead ones become daemons'.
 
@@ -54,26 +55,35 @@ sc_bury_lives(int number)
     return found;
 }
 
-/* Buries up to room threads, whose idents are then in idents; without idents, and without the GIL, counts the dead. */
-size_t
-sc_bury_dead(unsigned long *idents, size_t room)
+/* Buries the next one that is dead, and answers its ident, or 0; not buried, and without the GIL, it is only looked for. */
+unsigned long
+sc_bury_next(bool bury)
 {
-    size_t count = 0;
-    SC_HEAD_LOCK();
-    for (PyThreadState *ts = PyInterpreterState_ThreadHead(PyInterpreterState_Main()); ts; ts = ts->next) {
-        if (!sc_bury_is_dead(ts)) continue;
-        if (idents && count == room) break;
-        if (idents) {
-            idents[count] = ts->thread_id;
-            ts->thread_id = 0;
-#if SC_PY(15)
-            if (ts->_whence == _PyThreadState_WHENCE_THREADING) ts->_whence = _PyThreadState_WHENCE_THREADING_DAEMON;
+    unsigned long ident = 0;
+#if !SC_PY(13)
+    void (*tell)(void *) = NULL;
+    void *of_what = NULL;
 #endif
-        }
-        count++;
+    SC_HEAD_LOCK();
+    for (PyThreadState *ts = PyInterpreterState_ThreadHead(PyInterpreterState_Main()); ts && !ident; ts = ts->next) {
+        if (!sc_bury_is_dead(ts)) continue;
+        ident = ts->thread_id;
+        if (!bury) break;
+        ts->thread_id = 0;
+#if SC_PY(15)
+        if (ts->_whence == _PyThreadState_WHENCE_THREADING) ts->_whence = _PyThreadState_WHENCE_THREADING_DAEMON;
+#endif
+#if !SC_PY(13)
+        tell = ts->on_delete;
+        of_what = ts->on_delete_data;
+        ts->on_delete = NULL;
+#endif
     }
     SC_HEAD_UNLOCK();
-    return count;
+#if !SC_PY(13)
+    if (tell) tell(of_what); /* releases the lock that others wait for */
+#endif
+    return ident;
 }
 
 /* died(ident) -> whether a thread of which libc has something still died without a word. */
@@ -85,22 +95,16 @@ sc_died(PyObject *module, PyObject *object)
     return PyErr_Occurred() ? NULL : PyBool_FromLong(sc_thread_number(ident) == 0);
 }
 
-#define SC_BURY_AT_ONCE 64
-
 /* bury_dead() -> the idents of threads that have died since it was last asked. */
 PyObject *
-sc_bury_dead_py(PyObject *module, PyObject *unused)
+sc_bury_dead(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
-    unsigned long idents[SC_BURY_AT_ONCE];
     PyObject *list = PyList_New(0);
-    for (size_t count = SC_BURY_AT_ONCE; list && count == SC_BURY_AT_ONCE;) {
-        count = sc_bury_dead(idents, SC_BURY_AT_ONCE);
-        for (size_t i = 0; list && i < count; i++) {
-            PyObject *ident = PyLong_FromUnsignedLong(idents[i]);
-            if (!ident || PyList_Append(list, ident) < 0) Py_CLEAR(list);
-            Py_XDECREF(ident);
-        }
+    for (unsigned long number; list && (number = sc_bury_next(true));) {
+        PyObject *ident = PyLong_FromUnsignedLong(number);
+        if (!ident || PyList_Append(list, ident) < 0) Py_CLEAR(list);
+        Py_XDECREF(ident);
     }
     return list;
 }
@@ -110,6 +114,7 @@ sc_bury_dead_py(PyObject *module, PyObject *unused)
 
 typedef struct {
     struct llist_node node, shutdown_node;
+    unsigned long ident; /* 0 until its starter, which has the GIL all the while, knows it */
 } sc_thread_handle;
 
 typedef struct {
@@ -118,32 +123,79 @@ typedef struct {
 } sc_thread_handle_object;
 
 static bool
-sc_unlink(PyObject *object)
+sc_is_linked(const struct llist_node *node)
 {
-    sc_thread_handle *handle = ((sc_thread_handle_object *)object)->handle;
-    if (!sc_frames_is_mapped(handle, sizeof *handle)) return false;
-    struct llist_node *node = &handle->shutdown_node;
-    if (!sc_frames_is_mapped(node->next, sizeof *node) || !sc_frames_is_mapped(node->prev, sizeof *node)) return false;
-    bool linked = node->next->prev == node && node->prev->next == node;
-    if (linked) llist_remove(node);
-    return linked;
+    return sc_frames_is_mapped(node->next, sizeof *node) && sc_frames_is_mapped(node->prev, sizeof *node)
+           && node->next->prev == node && node->prev->next == node;
+}
+
+/* Whether a handle whose ident is known looks as it should, and is on the runtime's list of all. */
+static bool
+sc_is_as_known(const sc_thread_handle *probe, unsigned long ident)
+{
+    if (!sc_frames_is_mapped(probe, sizeof *probe) || probe->ident != ident) return false;
+    const struct llist_node *head = &_PyRuntime.threads.handles, *node = head->next;
+    while (node != head && node != &probe->node && sc_is_linked(node)) node = node->next;
+    return node == &probe->node;
+}
+
+/* Takes the next dead thread's handle off the list of those that are waited for. The others' are on it until they have told all
+   who wait, so what libc keeps of them is there. With the GIL: nobody is in the midst of starting a thread. */
+static sc_thread_handle *
+sc_unlink_next(void)
+{
+    sc_thread_handle *found = NULL;
+    struct llist_node *head = &_PyRuntime.threads.handles;
+    SC_HEAD_LOCK();
+    for (struct llist_node *node = head->next; node != head && !found; node = node->next) {
+        sc_thread_handle *handle = (sc_thread_handle *)node;
+        if (handle->shutdown_node.next && sc_is_linked(&handle->shutdown_node)
+            && (!handle->ident || sc_thread_number(handle->ident) == 0)) found = handle;
+    }
+    if (found) llist_remove(&found->shutdown_node);
+    SC_HEAD_UNLOCK();
+    return found;
+}
+
+static Py_ssize_t
+sc_bury_all(PyObject *object, unsigned long ident)
+{
+    sc_thread_handle_object *probe = (sc_thread_handle_object *)object;
+    sc_thread_handle *own = probe->handle, *dead;
+    Py_ssize_t count = 0;
+    if (!sc_is_as_known(own, ident)) return -1;
+    for (; (dead = sc_unlink_next()); count++) {
+        if (!dead->ident) continue;
+        /* Its own object may be gone. */
+        probe->handle = dead;
+        PyObject *answer = PyObject_CallMethod(object, "_set_done", NULL);
+        probe->handle = own;
+        if (!answer) PyErr_Clear();
+        Py_XDECREF(answer);
+    }
+    return count;
+}
+#else
+static Py_ssize_t
+sc_bury_all(PyObject *object, unsigned long ident)
+{
+    (void)object, (void)ident;
+    return -1;
 }
 #endif
 
-/* bury(handle) -> whether a _thread._ThreadHandle was taken off the list of those that the interpreter's end waits for. */
+/* bury_handles(probe, ident) -> how many threads were taken off the list of those that the interpreter's end waits for; -1 where
+   nothing is known of it. probe: a _thread._ThreadHandle with that ident, made for this. */
 PyObject *
-sc_bury(PyObject *module, PyObject *object)
+sc_bury_handles(PyObject *module, PyObject *args)
 {
     (void)module;
-    bool done = false;
-    if (strcmp(Py_TYPE(object)->tp_name, "_thread._ThreadHandle") != 0) {
-        PyErr_SetString(PyExc_TypeError, "bury(handle) takes a _thread._ThreadHandle");
+    PyObject *probe;
+    unsigned long ident;
+    if (!PyArg_ParseTuple(args, "Ok:bury_handles", &probe, &ident)) return NULL;
+    if (strcmp(Py_TYPE(probe)->tp_name, "_thread._ThreadHandle") != 0) {
+        PyErr_SetString(PyExc_TypeError, "bury_handles(probe, ident) takes a _thread._ThreadHandle");
         return NULL;
     }
-#if SC_PY(13)
-    SC_HEAD_LOCK();
-    done = sc_unlink(object);
-    SC_HEAD_UNLOCK();
-#endif
-    return PyBool_FromLong(done);
+    return PyLong_FromSsize_t(sc_bury_all(probe, ident));
 }

@@ -153,10 +153,10 @@ void sc_gil_mend(PyThreadState *ts);
 void sc_gil_after_fork(void);
 
 /* --- bury.c: threads that died with their process */
-size_t sc_bury_dead(unsigned long *idents, size_t room);
-PyObject *sc_bury_dead_py(PyObject *module, PyObject *unused);
+unsigned long sc_bury_next(bool bury);
+PyObject *sc_bury_dead(PyObject *module, PyObject *unused);
 PyObject *sc_died(PyObject *module, PyObject *ident);
-PyObject *sc_bury(PyObject *module, PyObject *handle);
+PyObject *sc_bury_handles(PyObject *module, PyObject *args);
 
 /* --- frames.c: the frames of a function that is frozen, or dead */
 bool sc_frames_are_shielded(const sc_tstate *saved, PyObject *shield);

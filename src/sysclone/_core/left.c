@@ -44,7 +44,7 @@ sc_left_main(void *argument)
     siginfo_t info = {0};
     long known = sc_raw5(SYS_waitid, P_PIDFD, left->pidfd, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, 0);
     bool ended_well = known == 0 && info.si_code == CLD_EXITED && info.si_status == 0;
-    if (!sc_is_ending() && (!ended_well || sc_bury_dead(NULL, 0))) sc_gil_mend(NULL);
+    if (!sc_is_ending() && (!ended_well || sc_bury_next(false))) sc_gil_mend(NULL);
     if (!sc_is_ending()) {
         PyGILState_STATE state = PyGILState_Ensure();
         PyObject *answer = PyObject_CallNoArgs(left->bury);
