@@ -110,7 +110,7 @@ def _bury_threads() -> None:
             # What libc keeps of it is there as long as it is not done, unless it is not the interpreter's own.
             if ident not in dead and (isinstance(thread, threading._DummyThread) or not _core.died(ident)):
                 continue
-            handle._set_done()
+            _core.bury_handle(handle)
         elif ident not in dead:
             continue
         lock = getattr(thread, "_tstate_lock", None)

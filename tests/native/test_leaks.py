@@ -155,6 +155,8 @@ def buries():
     if sys.version_info >= (3, 13):
         assert core.bury_handles(sys.modules["_thread"]._make_thread_handle(5), 5) == 0
         assert core.bury_handles(sys.modules["_thread"]._make_thread_handle(5), 6) == -1
+        done = sys.modules["_thread"]._make_thread_handle(5)
+        assert core.bury_handle(done) and done.is_done() and not core.bury_handle(done)
 
 HOOKS = (sysclone.Cancelled, sysclone._call._clone_failed, sysclone._call._ended, sysclone._call._absorb,
          sysclone._call._bury_threads, sysclone._call._shield())
@@ -215,6 +217,7 @@ LOOPS = {
     "address_of": "core.address_of(block); refused(core.address_of, 5)",
     "Tracer": "traces(); refused(core.Tracer, 'x', 0)",
     "bury_dead": "core.bury_dead()",
+    "bury_handle": "buries(); refused(core.bury_handle, None)",
     "bury_handles": "buries(); refused(core.bury_handles, None, 5)",
     "clone": "reap(core.clone(VM_VFORK | 17, stack + 16384, 0, 0, 0, core.ENTRY_EXIT, 0)); "
     "refused(core.clone, 1 << 16, 0, 0, 0, 0, 0, 0); forks(core.clone, 17, 0, 0, 0, 0, 0, 0)",

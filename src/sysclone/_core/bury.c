@@ -8,7 +8,8 @@
       of which the second is that list's and the first one's head is the runtime's, and the thread's ident. A handle that is made
       for the purpose shows whether that is so; and nothing is unlinked that is not linked as such a node is.
    3. From 3.15 on it then goes through the thread states, and begins again as long as one is that of a thread that is no daemon.
-      The dead ones become daemons'.
+      The dead ones become daemons'. One that is not bound may be a dead thread's, or that of a thread which is about to begin; for
+      the living the list of 2 is enough.
 
    The thread states stay, as what they hold may be half written: a buried one has no thread. */
 #include "tstate.h"
@@ -66,13 +67,15 @@ sc_bury_next(bool bury)
 #endif
     SC_HEAD_LOCK();
     for (PyThreadState *ts = PyInterpreterState_ThreadHead(PyInterpreterState_Main()); ts && !ident; ts = ts->next) {
-        if (!sc_bury_is_dead(ts)) continue;
+        bool dead = sc_bury_is_dead(ts);
+#if SC_PY(15)
+        if (bury && (dead || !ts->_status.bound) && ts->_whence == _PyThreadState_WHENCE_THREADING)
+            ts->_whence = _PyThreadState_WHENCE_THREADING_DAEMON;
+#endif
+        if (!dead) continue;
         ident = ts->thread_id;
         if (!bury) break;
         ts->thread_id = 0;
-#if SC_PY(15)
-        if (ts->_whence == _PyThreadState_WHENCE_THREADING) ts->_whence = _PyThreadState_WHENCE_THREADING_DAEMON;
-#endif
 #if !SC_PY(13)
         tell = ts->on_delete;
         of_what = ts->on_delete_data;
@@ -115,7 +118,11 @@ sc_bury_dead(PyObject *module, PyObject *unused)
 typedef struct {
     struct llist_node node, shutdown_node;
     unsigned long ident; /* 0 until its starter, which has the GIL all the while, knows it */
+    unsigned long os_handle;
+    int has_os_handle, state;
 } sc_thread_handle;
+
+#define SC_HANDLE_RUNNING 3
 
 typedef struct {
     PyObject_HEAD
@@ -129,11 +136,27 @@ sc_is_linked(const struct llist_node *node)
            && node->next->prev == node && node->prev->next == node;
 }
 
+/* Wakes those who wait for a thread, and marks it as ended. Its stack must stay: what the dead one waited for in CPython's parking
+   lot has an entry there, and from 3.14 on its frames have too. Newer versions of glibc free it when it is detached, which the
+   interpreter does where it has libc's handle: so that is taken from it first. */
+static bool
+sc_set_done(PyObject *object)
+{
+    sc_thread_handle *handle = ((sc_thread_handle_object *)object)->handle;
+    if (!sc_frames_is_mapped(handle, sizeof *handle) || handle->state != SC_HANDLE_RUNNING) return false;
+    if (handle->has_os_handle && (handle->has_os_handle != 1 || handle->os_handle != handle->ident)) return false;
+    handle->has_os_handle = 0;
+    PyObject *answer = PyObject_CallMethod(object, "_set_done", NULL);
+    if (!answer) PyErr_Clear();
+    Py_XDECREF(answer);
+    return answer != NULL;
+}
+
 /* Whether a handle whose ident is known looks as it should, and is on the runtime's list of all. */
 static bool
 sc_is_as_known(const sc_thread_handle *probe, unsigned long ident)
 {
-    if (!sc_frames_is_mapped(probe, sizeof *probe) || probe->ident != ident) return false;
+    if (!sc_frames_is_mapped(probe, sizeof *probe) || probe->ident != ident || probe->state != SC_HANDLE_RUNNING) return false;
     const struct llist_node *head = &_PyRuntime.threads.handles, *node = head->next;
     while (node != head && node != &probe->node && sc_is_linked(node)) node = node->next;
     return node == &probe->node;
@@ -168,10 +191,8 @@ sc_bury_all(PyObject *object, unsigned long ident)
         if (!dead->ident) continue;
         /* Its own object may be gone. */
         probe->handle = dead;
-        PyObject *answer = PyObject_CallMethod(object, "_set_done", NULL);
+        sc_set_done(object);
         probe->handle = own;
-        if (!answer) PyErr_Clear();
-        Py_XDECREF(answer);
     }
     return count;
 }
@@ -182,7 +203,30 @@ sc_bury_all(PyObject *object, unsigned long ident)
     (void)object, (void)ident;
     return -1;
 }
+
+static bool
+sc_set_done(PyObject *object)
+{
+    (void)object;
+    return false;
+}
 #endif
+
+static bool
+sc_is_handle(PyObject *object)
+{
+    if (strcmp(Py_TYPE(object)->tp_name, "_thread._ThreadHandle") == 0) return true;
+    PyErr_SetString(PyExc_TypeError, "a _thread._ThreadHandle is needed");
+    return false;
+}
+
+/* bury_handle(handle) -> whether a dead thread's handle was marked as that of one that has ended. */
+PyObject *
+sc_bury_handle(PyObject *module, PyObject *object)
+{
+    (void)module;
+    return sc_is_handle(object) ? PyBool_FromLong(sc_set_done(object)) : NULL;
+}
 
 /* bury_handles(probe, ident) -> how many threads were taken off the list of those that the interpreter's end waits for; -1 where
    nothing is known of it. probe: a _thread._ThreadHandle with that ident, made for this. */
@@ -193,9 +237,5 @@ sc_bury_handles(PyObject *module, PyObject *args)
     PyObject *probe;
     unsigned long ident;
     if (!PyArg_ParseTuple(args, "Ok:bury_handles", &probe, &ident)) return NULL;
-    if (strcmp(Py_TYPE(probe)->tp_name, "_thread._ThreadHandle") != 0) {
-        PyErr_SetString(PyExc_TypeError, "bury_handles(probe, ident) takes a _thread._ThreadHandle");
-        return NULL;
-    }
-    return PyLong_FromSsize_t(sc_bury_all(probe, ident));
+    return sc_is_handle(probe) ? PyLong_FromSsize_t(sc_bury_all(probe, ident)) : NULL;
 }

@@ -156,6 +156,7 @@ void sc_gil_after_fork(void);
 unsigned long sc_bury_next(bool bury);
 PyObject *sc_bury_dead(PyObject *module, PyObject *unused);
 PyObject *sc_died(PyObject *module, PyObject *ident);
+PyObject *sc_bury_handle(PyObject *module, PyObject *handle);
 PyObject *sc_bury_handles(PyObject *module, PyObject *args);
 
 /* --- frames.c: the frames of a function that is frozen, or dead */

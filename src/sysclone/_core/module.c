@@ -49,6 +49,7 @@ static PyMethodDef sc_methods[] = {
     {"pool_stop", sc_pool_stop, METH_NOARGS, "Ask every function on a helper to end."},
     {"bury_dead", sc_bury_dead, METH_NOARGS, "The idents of threads that have died with their process since it was last asked."},
     {"died", sc_died, METH_O, "died(ident): whether a thread that was not joined has died without a word."},
+    {"bury_handle", sc_bury_handle, METH_O, "bury_handle(handle): whether a dead thread's was marked as ended."},
     {"bury_handles", sc_bury_handles, METH_VARARGS, "bury_handles(probe, ident): the interpreter's end does not wait for the dead."},
     {"reap_pending", sc_reap_pending, METH_NOARGS, "How many light processes live on in threads of theirs."},
     {"reap_later", sc_reap_later_py, METH_VARARGS, "reap_later(pidfd): takes it, and reaps the child at a later call."},
