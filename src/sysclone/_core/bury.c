@@ -56,6 +56,17 @@ sc_bury_lives(int number)
     return found;
 }
 
+static void
+sc_unpark_stack(unsigned long ident)
+{
+    pthread_attr_t attr;
+    void *low = NULL;
+    size_t bytes = 0;
+    if (pthread_getattr_np((pthread_t)ident, &attr)) return;
+    if (!pthread_attr_getstack(&attr, &low, &bytes)) sc_unpark_dead((uintptr_t)low, bytes);
+    pthread_attr_destroy(&attr);
+}
+
 /* Buries the next one that is dead, and answers its ident, or 0; not buried, and without the GIL, it is only looked for. */
 unsigned long
 sc_bury_next(bool bury)
@@ -86,6 +97,7 @@ sc_bury_next(bool bury)
 #if !SC_PY(13)
     if (tell) tell(of_what); /* releases the lock that others wait for */
 #endif
+    if (bury && ident) sc_unpark_stack(ident);
     return ident;
 }
 

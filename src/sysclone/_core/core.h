@@ -152,6 +152,9 @@ long sc_clone_joined(sc_clone_request *request, const sc_newborn *newborn, sc_en
 void sc_gil_mend(PyThreadState *ts);
 void sc_gil_after_fork(void);
 
+/* --- unpark.c: CPython's parking lot, after threads that died while they waited there */
+void sc_unpark_dead(uintptr_t low, size_t bytes);
+
 /* --- bury.c: threads that died with their process */
 unsigned long sc_bury_next(bool bury);
 PyObject *sc_bury_dead(PyObject *module, PyObject *unused);

@@ -362,6 +362,7 @@ sc_light_run(sc_light *l)
         if (outer) __atomic_store_n(&outer->inner, NULL, __ATOMIC_SEQ_CST);
         if (l->end == SC_DIED) SC_UNPOISON(low, top - low);
         sc_light_reap(l, false);
+        if (l->end == SC_DIED && !l->killed) sc_unpark_dead(low, top - low);
         if (l->end == SC_DIED && !l->killed && l->own_group) sc_gil_mend(l->ts);
         /* The init of a pid namespace sets SIGCHLD to ignored at its end, in handlers that it shares with this process. */
         if (mixed) sigaction(SIGCHLD, &before, NULL);
