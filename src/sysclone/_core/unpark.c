@@ -33,11 +33,14 @@ sc_is_node(const struct llist_node *node)
 }
 
 __attribute__((no_sanitize("address"))) static void
-sc_unpark_page(uintptr_t page, uintptr_t low)
+sc_unpark_page(uintptr_t page, uintptr_t low, uintptr_t high)
 {
-    for (uintptr_t at = page; at < page + SC_PAGE - sizeof(void *); at += sizeof(void *)) {
+    uintptr_t end = page + SC_PAGE < high ? page + SC_PAGE : high;
+    /* The second word, or some of those before, may be on a page beside it. */
+    for (uintptr_t at = page; at < end; at += sizeof(void *)) {
         uintptr_t *words = (uintptr_t *)at;
-        if (at - low < SC_WORDS_BEFORE * sizeof *words || !sc_is_node((struct llist_node *)at)) continue;
+        if (at - low < SC_WORDS_BEFORE * sizeof *words || at + sizeof(struct llist_node) > high) continue;
+        if (!sc_is_node((struct llist_node *)at)) continue;
         for (int n = 1; n <= SC_WORDS_BEFORE && sc_is_node((struct llist_node *)at); n++)
             if (words[-n]) _PyParkingLot_UnparkAll((void *)words[-n]);
     }
@@ -48,14 +51,15 @@ void
 sc_unpark_dead(uintptr_t low, size_t bytes)
 {
     unsigned char there[64];
-    uintptr_t high = (low + bytes) & ~(uintptr_t)(SC_PAGE - 1);
-    for (uintptr_t from = (low + SC_PAGE - 1) & ~(uintptr_t)(SC_PAGE - 1); from < high; from += sizeof there * SC_PAGE) {
-        size_t count = (high - from) / SC_PAGE < sizeof there ? (high - from) / SC_PAGE : sizeof there;
+    uintptr_t high = low + bytes;
+    low = (low + SC_PAGE - 1) & ~(uintptr_t)(SC_PAGE - 1);
+    for (uintptr_t from = low; from < high; from += sizeof there * SC_PAGE) {
+        size_t pages = (high - from + SC_PAGE - 1) / SC_PAGE, count = pages < sizeof there ? pages : sizeof there;
         /* The main thread's stack is not mapped to its lowest address. */
         bool whole = sc_raw3(SYS_mincore, from, count * SC_PAGE, there) == 0;
         for (size_t i = 0; i < count; i++)
             if (whole ? there[i] & 1 : sc_raw3(SYS_mincore, from + i * SC_PAGE, SC_PAGE, there) == 0 && there[0] & 1)
-                sc_unpark_page(from + i * SC_PAGE, low);
+                sc_unpark_page(from + i * SC_PAGE, low, high);
     }
 }
 #else
