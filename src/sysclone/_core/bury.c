@@ -56,15 +56,21 @@ sc_bury_lives(int number)
     return found;
 }
 
+#define SC_MOST_STACK ((uintptr_t)64 << 20)
+
+/* What libc keeps of a thread stands at the top of its stack. libc itself is not asked for the rest: it would take a lock that may
+   be the dead one's. */
 static void
 sc_unpark_stack(unsigned long ident)
 {
-    pthread_attr_t attr;
-    void *low = NULL;
-    size_t bytes = 0;
-    if (pthread_getattr_np((pthread_t)ident, &attr)) return;
-    if (!pthread_attr_getstack(&attr, &low, &bytes)) sc_unpark_dead((uintptr_t)low, bytes);
-    pthread_attr_destroy(&attr);
+#if SC_PY(14)
+    const uintptr_t page = 4096;
+    uintptr_t low = ident & ~(page - 1);
+    while (ident - low < SC_MOST_STACK && sc_frames_is_mapped((void *)(low - page), sizeof(void *))) low -= page;
+    sc_unpark_dead(low, ident - low);
+#else
+    (void)ident;
+#endif
 }
 
 /* Buries the next one that is dead, and answers its ident, or 0; not buried, and without the GIL, it is only looked for. */
