@@ -45,3 +45,8 @@ def say_and_never(path):
         file.write(str(os.getpid()))
     os.rename(path + ".new", path)
     never()
+
+
+def alone(_number):
+    """The pid that it has in its own pid namespace."""
+    return os.getpid()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 
-from sysclone import Executor
+from sysclone import Descriptor, Executor
 
 KINDS = ("light", "copied", "fresh")
 FRESH = {"kind": "fresh", "preload": [__name__]}
@@ -99,6 +100,41 @@ def dies(x):
     return x
 
 
+def falls(how, path, x):
+    """Note the item in a file; the seventh ends badly."""
+    with open(path, "a") as file:
+        file.write(f"{x}\n")
+    if x != 7:
+        return [x, "é" * (100_000 if x == 3 else 1)]
+    if how == "signal":
+        os.kill(os.getpid(), 9)
+    elif how == "segfault":
+        import ctypes
+
+        ctypes.string_at(0)
+    elif how == "exit":
+        sys.exit(5)
+    elif how == "never":
+        never()
+    elif how == "lock":
+        return makes_a_lock()
+    elif how == "nowhere":
+        return Nowhere()
+    raise KeyboardInterrupt
+
+
+def large_or_dead(x):
+    """Much to tell, or the end."""
+    return bytes([x]) * 300_000 if x != 5 else os.kill(os.getpid(), 9)
+
+
+def opens(x):
+    """A number, then open files, then the end."""
+    if x == 4:
+        os.kill(os.getpid(), 9)
+    return Descriptor(os.open("/dev/null", os.O_RDONLY)) if x else x
+
+
 def slow(x):
     time.sleep(0.03)
     return os.getpid()
@@ -165,3 +201,55 @@ def starts(count):
     for pid in pids:
         os.waitpid(pid, 0)
     return len(pids)
+
+
+def recurses(x):
+    """Without end."""
+    return recurses(x + 1)
+
+
+def error_of(function, *arguments):
+    """What it raises."""
+    try:
+        function(*arguments)
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def result_of(what, path=""):
+    """A result, or what is done on the way to one, that is bad luck."""
+    if what == "clone":
+        import sysclone
+
+        try:
+            sysclone.Context().call(int)
+        except sysclone.CloneError as error:
+            return "CloneError", error.errno
+    if what == "fill fds":
+        count = 0
+        try:
+            while True:
+                os.dup(0)
+                count += 1
+        except OSError:
+            return count
+    if what == "much":
+        return bytearray(1 << 20)
+    if what == "larger":
+        return memoryview(bytearray(b"x") * (40 << 20))
+    if what == "no memory holds":
+        import mmap
+
+        return memoryview(mmap.mmap(-1, 1 << 42, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000))
+    if what == "deep":
+        deep = []
+        for _ in range(50_000):
+            deep = [deep]
+        return deep
+    if what == "say and never":
+        with open(path + ".new", "w") as file:
+            file.write(str(os.getpid()))
+        os.rename(path + ".new", path)
+        never()
+    return None

@@ -524,6 +524,12 @@ def dask() -> str | None:
 
 
 @probe
+def arrow() -> str | None:
+    """There is pyarrow."""
+    return importable("pyarrow")
+
+
+@probe
 def joblib() -> str | None:
     """There is joblib."""
     return importable("joblib")

@@ -134,6 +134,18 @@ def test_concurrent_futures_on_a_cluster(client, tmp_path):
         executor.submit(abs, 1)
 
 
+@requires("root", "pid_namespaces", "net_namespaces")
+def test_each_call_is_in_a_context_of_its_own(client):
+    """On every worker a call is alone: the first process of its pid namespace, without the worker's network."""
+    from sysclone.dask import Executor
+
+    own = set(client.run(os.readlink, "/proc/self/ns/net").values())
+    isolated = sysclone.Context(new=sysclone.Namespace.PID | sysclone.Namespace.NET)
+    with Executor(client, context=isolated) as executor:
+        assert list(executor.map(dask_calls.alone, range(4))) == [1] * 4
+        assert executor.submit(os.readlink, "/proc/self/ns/net").result(SECONDS) not in own
+
+
 def test_wrong_options_are_known_at_once():
     """Before anything is sent to a worker."""
     from sysclone.dask import WorkerPlugin
@@ -147,8 +159,10 @@ CLIENT = """
     import sysclone, sysclone.dask
     with distributed.Client(sys.argv[1], timeout=20) as client:
         client.wait_for_workers(2, timeout=20)
-        client.register_plugin(sysclone.dask.WorkerPlugin(timeout=2))
+        client.register_plugin(sysclone.dask.WorkerPlugin(timeout=1, memory_bytes=200 << 20))
         workers = sorted(client.scheduler_info()["workers"])
+        data = client.scatter([1, 2, 3], broadcast=True)
+        pids, before = client.run(os.getpid), client.run(dask_calls.holdings)
         told = {}
         with dask.annotate(executor="sysclone"):
             for address in workers:
@@ -156,17 +170,27 @@ CLIENT = """
                     return client.submit(fn, *args, workers=[address], pure=False, retries=0)
                 told[address] = [
                     submit(os.readlink, "/proc/self/ns/net").result(20),
+                    submit(dask_calls.leaks_and_moves).result(20),
+                    type(submit(dask_calls.eats, 800 << 20).exception(20)).__name__,
                     type(submit(dask_calls.crashes).exception(20)).__name__,
                     type(submit(dask_calls.never).exception(20)).__name__,
-                    submit(abs, -7).result(20),
+                    type(submit(os._exit, 3).exception(20)).__name__,
+                    submit(sum, data).result(20),
                 ]
-        print(json.dumps(told))
+        after = client.run(dask_calls.holdings)
+        same = [
+            client.run(os.getpid) == pids,
+            all(after[one][0] == before[one][0] for one in after),
+            all(after[one][1] <= before[one][1] + 5 for one in after),
+            client.submit(sum, data).result(20),
+        ]
+        print(json.dumps([told, same]))
 """
 
 
 @requires("root", "net_namespaces", "ip_netns")
 def test_workers_on_two_hosts(tmp_path):
-    """Two network namespaces joined by a cable, a worker started by hand in each: tasks die there alone, and each by name."""
+    """Two network namespaces joined by a cable, a worker started by hand in each: no task harms its worker."""
     hosts = [f"sc{os.getpid()}a", f"sc{os.getpid()}b"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCES), str(TESTS)])}
     programs = []
@@ -219,7 +243,10 @@ def test_workers_on_two_hosts(tmp_path):
             ip("netns", "delete", host)
 
     assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout)
+    told, same = json.loads(done.stdout)
     assert [address.rpartition(":")[0] for address in told] == ["tcp://10.99.7.1", "tcp://10.99.7.2"]
     assert len({answers[0] for answers in told.values()}) == 2
-    assert all(answers[1:] == ["TaskKilled", "TaskTimeout", 7] for answers in told.values())
+    for _, leaked, ate, crashed, never, left, summed in told.values():
+        assert (leaked, crashed, never, left, summed) == (300, "TaskKilled", "TaskTimeout", "TaskExited", 6)
+        assert ate in ("TaskOverLimit", "MemoryError")
+    assert same == [True, True, True, 6]

@@ -6,7 +6,7 @@ import itertools
 import threading
 
 import pytest
-from executor_calls import NAMES, VARIANTS, dies, halves, naps, slow, square
+from executor_calls import NAMES, VARIANTS, dies, falls, halves, large_or_dead, naps, opens, slow, square
 from helpers import SECONDS, in_subprocess
 
 import sysclone
@@ -81,6 +81,60 @@ def test_a_death_is_told_in_its_place():
             got.extend(executor.map(dies, range(10), chunksize=1))
         assert got == list(range(5))
         assert list(executor.map(square, range(5))) == [0, 1, 4, 9, 16]
+
+
+FALLS = {
+    "signal": sysclone.TaskKilled,
+    "segfault": sysclone.TaskKilled,
+    "exit": sysclone.TaskExited,
+    "never": sysclone.TaskTimeout,
+    "lock": sysclone.ResultError,
+    "nowhere": sysclone.ResultError,
+    "interrupt": KeyboardInterrupt,
+}
+
+
+@pytest.mark.parametrize("how", FALLS)
+def test_what_fails_in_the_midst_of_a_chunk_fails_alone(executor, how, tmp_path):
+    """The results before it in its chunk come first, then its own error in its place; no item is run twice."""
+    if executor.kind == "light" and how in ("lock", "nowhere"):
+        return  # nothing is pickled
+    path = str(tmp_path / "ran")
+    got = []
+    calls = executor.options(timeout=0.5) if how == "never" else executor
+    with pytest.raises(FALLS[how]) as caught:
+        got.extend(calls.map(falls, itertools.repeat(how), itertools.repeat(path), range(20), chunksize=10))
+
+    assert [x for x, _ in got] == list(range(7))
+    assert len(got[3][1]) == 100_000
+    ran = [int(line) for line in (tmp_path / "ran").read_text().split()]
+    assert sorted(x for x in ran if x < 10) == list(range(8 if how != "nowhere" else 10))
+    assert len(ran) == len(set(ran))
+    if how == "lock":
+        assert "value.lock" in str(caught.value)
+    assert list(executor.map(square, range(5))) == [0, 1, 4, 9, 16]
+
+
+def test_results_larger_than_the_page_are_told_too(tmp_path):
+    """What does not fit into the mapping is in the file behind it, and is let go of with the next chunk."""
+    for tasks in (1, None):
+        with Executor(1, kind="copied", tasks_per_worker=tasks) as executor:
+            got = []
+            with pytest.raises(sysclone.TaskKilled):
+                got.extend(executor.map(large_or_dead, range(8), chunksize=8))
+            assert [(len(one), one[:1]) for one in got] == [(300_000, bytes([x])) for x in range(5)]
+            assert [len(one) for one in executor.map(large_or_dead, range(5), chunksize=5)] == [300_000] * 5
+
+
+def test_results_with_fds_come_back_from_a_chunk():
+    """They come with the whole chunk; of one that died, they are not to be had, and the results before them are."""
+    with Executor(1, kind="copied", tasks_per_worker=None) as executor:
+        opened = list(executor.map(opens, range(3), chunksize=3))
+        assert len({one.fileno() for one in opened[1:]}) == 2
+        got = []
+        with pytest.raises(sysclone.TaskKilled):
+            got.extend(executor.map(opens, range(5), chunksize=5))
+        assert got == [0]
 
 
 def test_the_time_for_all_is_bounded(executor):

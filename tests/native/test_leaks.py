@@ -118,6 +118,14 @@ def copies_at_once(way):
 
 def maps():
     one = core.Mapping(-1, 65536, shared=True)
+    values: list[object] = []
+    at, end = one.tell(iter([1, 1.5, None, True, "text", b"bytes"]), values, 16)
+    assert end
+    assert one.tell(iter([[], 2]), values, at) == (at, False)
+    assert one.tell(iter([1 << 70]), values, at) == one.tell(iter(["x" * 70000]), values, at) == (at, False)
+    refused(one.tell, iter([1]), values, 8)
+    refused(one.tell, [1], values, 16)
+    refused(one.tell, map(int, ["x"]), values, 16)
     view = one.view()[5:]
     view[:5] = b"hello"
     refused(one.close)

@@ -129,7 +129,83 @@ sc_mapping_get_address(PyObject *self, void *unused)
     return PyLong_FromVoidPtr(((sc_mapping *)self)->at);
 }
 
+/* One entry of a list of plain values: a letter, and eight bytes or a length and so many. Answers its length, 0 for values of
+   other types, and leaves *data to what follows the first nine. */
+static size_t
+sc_entry_of(PyObject *value, unsigned char head[9], const char **data)
+{
+    size_t length = 0;
+    int overflow = 0;
+    if (PyLong_CheckExact(value)) {
+        long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
+        if (overflow) return 0;
+        head[0] = 'i';
+        memcpy(head + 1, &number, 8);
+    }
+    else if (PyFloat_CheckExact(value)) {
+        double number = PyFloat_AS_DOUBLE(value);
+        head[0] = 'f';
+        memcpy(head + 1, &number, 8);
+    }
+    else if (value == Py_None || PyBool_Check(value)) {
+        memset(head, 0, 9);
+        head[0] = value == Py_None ? 'n' : value == Py_True ? 't' : 'u';
+    }
+    else if (PyBytes_CheckExact(value) || (PyUnicode_CheckExact(value) && PyUnicode_IS_COMPACT_ASCII(value))) {
+        bool bytes = PyBytes_CheckExact(value);
+        head[0] = bytes ? 'b' : 's';
+        length = (size_t)(bytes ? PyBytes_GET_SIZE(value) : PyUnicode_GET_LENGTH(value));
+        *data = bytes ? PyBytes_AS_STRING(value) : (const char *)PyUnicode_1BYTE_DATA(value);
+        memcpy(head + 1, &length, 8);
+    }
+    else return 0;
+    return 9 + length;
+}
+
+/* Whether the value was told at *at, which is then where the next one goes. It is counted, in the eight bytes at 8, when it is
+   whole: whoever reads may find this process dead at any moment. */
+static bool
+sc_mapping_tell(sc_mapping *mapping, PyObject *value, Py_ssize_t *at)
+{
+    unsigned char head[9];
+    const char *data = NULL;
+    size_t length = sc_entry_of(value, head, &data);
+    if (!length || *at > mapping->length || length > (size_t)(mapping->length - *at)) return false;
+    memcpy(mapping->at + *at, head, 9);
+    if (data) memcpy(mapping->at + *at + 9, data, length - 9);
+    __atomic_fetch_add((uint64_t *)(mapping->at + 8), 1, __ATOMIC_RELEASE);
+    *at += (Py_ssize_t)length;
+    return true;
+}
+
+/* tell(iterator, values, at) -> (at, whether it is at its end): appends to the list what the iterator gives, and tells each,
+   up to its end or to the first that is of another type or does not fit, which is the last in the list then. */
+static PyObject *
+sc_mapping_tell_all(PyObject *self, PyObject *args)
+{
+    sc_mapping *mapping = (sc_mapping *)self;
+    PyObject *iterator, *values, *value;
+    Py_ssize_t at;
+    if (!PyArg_ParseTuple(args, "OO!n:tell", &iterator, &PyList_Type, &values, &at)) return NULL;
+    if (!PyIter_Check(iterator) || !mapping->at || !mapping->writable || at < 16) {
+        PyErr_SetString(PyExc_ValueError, "tell(iterator, list, at): no iterator, or no such place in the mapping");
+        return NULL;
+    }
+    /* Python code runs in between: a view keeps the mapping. */
+    Py_buffer view;
+    if (PyObject_GetBuffer(self, &view, PyBUF_SIMPLE) < 0) return NULL;
+    bool told = true;
+    while (told && (value = PyIter_Next(iterator))) {
+        int answer = PyList_Append(values, value);
+        told = answer == 0 && sc_mapping_tell(mapping, value, &at);
+        Py_DECREF(value);
+    }
+    PyBuffer_Release(&view);
+    return PyErr_Occurred() ? NULL : Py_BuildValue("nN", at, PyBool_FromLong(told));
+}
+
 static PyMethodDef sc_mapping_methods[] = {
+    {"tell", sc_mapping_tell_all, METH_VARARGS, "tell(iterator, values, at) -> (at, end)"},
     {"view", sc_mapping_view, METH_NOARGS, "A memoryview of it, which keeps it."},
     {"close", sc_mapping_close, METH_NOARGS, "Unmap; BufferError while there are views."},
     {NULL, NULL, 0, NULL},

@@ -113,6 +113,15 @@ def _cloudpickler() -> Any:
     return cloudpickle.Pickler
 
 
+def pack_in_band(value: object) -> Packed:
+    """The same, with everything but fds within the pickle.
+
+    Raises:
+        Exception: it cannot be pickled.
+    """
+    return pack_anything(value, _cloudpickler, out_of_band=False)
+
+
 def refused(fn: object, args: object, kwargs: object) -> ResultError:
     """The error that says which part of a call cannot be pickled."""
     for name, part in (("the function", fn), ("the arguments args", args), ("the arguments kwargs", kwargs)):

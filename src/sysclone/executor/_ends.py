@@ -112,14 +112,14 @@ class Ends(Starts):
         if call is None or call.future.done():
             worker.reap()
         else:
-            outcome = worker.outcome(call.options, self._oom)
+            outcome = _after_what_came(worker, call, worker.outcome(call.options, self._oom))
         with self._lock:
             self._take_back(worker)
         requeued = False
         if call is not None and outcome is not None and worker.died_before(outcome):
             with self._lock:
                 requeued = self._requeue(call)
-        self._bury(worker, call)
+        self._bury(worker, None if requeued else call)
         if call is not None and outcome is not None and not requeued:
             self._settle(call, outcome)
 
@@ -210,7 +210,10 @@ class Ends(Starts):
         if not worker.copied:
             self._give_up_later(worker, call)
             return
-        self._settle(call, Outcome(None, _reasons.of_timeout(worker.task.pid, timeout, False, state)))
+        with self._lock:
+            self._note_time(call, now - worker.begun_at)
+        outcome = Outcome(None, _reasons.of_timeout(worker.task.pid, timeout, False, state))
+        self._settle(call, _after_what_came(worker, call, outcome))
 
     def _end_retired(self, worker: Worker) -> None:
         """A worker was told to end, and has not."""
@@ -230,8 +233,10 @@ class Ends(Starts):
             self._workers.discard(worker)
             self._stuck.add(worker)
             self.counts["stuck"] += 1
+            self._note_time(call, time.monotonic() - worker.begun_at)
         seconds = call.options.timeout or 0.0
-        self._settle(call, Outcome(None, TaskTimeout(pid=worker.task.pid, seconds=seconds, still_running=True)))
+        outcome = Outcome(None, TaskTimeout(pid=worker.task.pid, seconds=seconds, still_running=True))
+        self._settle(call, _after_what_came(worker, call, outcome))
 
     def _look_at_memory(self) -> None:
         now = time.monotonic()
@@ -279,3 +284,10 @@ class Ends(Starts):
             if self._pending or self._closing:
                 with self._lock:
                     self._poke()
+
+
+def _after_what_came(worker: Worker, call: Call, outcome: Outcome) -> Outcome:
+    """Of a map's chunk: the results of the items before the one that failed are not lost by that."""
+    if call.items is None or outcome.exception is None:
+        return outcome
+    return outcome.after(worker.told(call))

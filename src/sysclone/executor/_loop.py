@@ -16,10 +16,11 @@ from . import _channel
 from ._board import LANE_FREE, LANE_LOST, LANE_USED
 from ._lane import Lane, LaneEnd
 from ._limits import start_cpu_clock, stop_cpu_clock
+from ._told import Told, Untold
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, Final, NoReturn
 
     from .._data.transport import Descriptor
@@ -43,7 +44,13 @@ def run_once(
     return fn(*args, **kwargs)
 
 
-def run_chunk(fn: Callable[..., Any], items: list[Any], many: bool, begin: Callable[[int], None] | None = None) -> Any:
+def run_chunk(
+    fn: Callable[..., Any],
+    items: list[Any],
+    many: bool,
+    begin: Callable[[int], None] | None,
+    values: list[Any],
+) -> Any:
     """Several calls, one after the other, up to the first that raises: what they returned, and what that one raised.
 
     Args:
@@ -51,8 +58,8 @@ def run_chunk(fn: Callable[..., Any], items: list[Any], many: bool, begin: Calla
         items: an argument for each call, or its arguments.
         many: whether they are tuples of arguments.
         begin: is told of each item before; None where nothing has to be known of single items.
+        values: gets what they return, at once.
     """
-    values: list[Any] = []
     try:
         if begin is None:
             values.extend(itertools.starmap(fn, items) if many else map(fn, items))
@@ -64,19 +71,52 @@ def run_chunk(fn: Callable[..., Any], items: list[Any], many: bool, begin: Calla
     return values, None
 
 
-def run_chunk_there(*arguments: Any) -> Any:
-    """The same in a process of its own memory: the exception as what can be handed over."""
-    values, exception = run_chunk(*arguments)
-    return values, None if exception is None else portable(exception)
+def run_chunk_there(
+    fn: Callable[..., Any],
+    items: list[Any],
+    many: bool,
+    begin: Callable[[int], None] | None,
+    told: Told | None,
+    number: int,
+) -> Any:
+    """The same in a process of its own memory: the exception as what can be handed over, and each result told at once.
+
+    Args:
+        fn, items, many, begin: as of run_chunk.
+        told: where they are told; None for a single item.
+        number: the call's.
+    """
+    values: list[Any] = []
+    if told is None:
+        values, exception = run_chunk(fn, items, many, begin, values)
+        return values, None if exception is None else portable(exception)
+    told.begin(number)
+    given = iter(items) if begin is None else _announced(items, begin)
+    try:
+        told.add_all(itertools.starmap(fn, given) if many else map(fn, given), values)
+    except Untold as e:
+        values.pop()
+        return values, ("told", str(e), "")
+    except Exception as e:
+        return values, portable(e)
+    return values, None
+
+
+def _announced(items: list[Any], begin: Callable[[int], None]) -> Iterator[Any]:
+    """The items, each told of before it is given."""
+    for index, item in enumerate(items):
+        begin(index)
+        yield item
 
 
 class Server:
     """The loop of a warm worker that has memory of its own."""
 
-    def __init__(self, fd: int, other: int, board: Board, limits: Limits, lanes: bool) -> None:
+    def __init__(self, fd: int, other: int, board: Board, told: Told, limits: Limits, lanes: bool) -> None:
         self._fd = fd
         self._other = other
         self._board = board
+        self._told = told
         self._limits = limits
         self._calls = LaneEnd()
         self._answers = Lane() if lanes else None
@@ -198,15 +238,17 @@ class Server:
             if index:
                 self._start_clocks(message)
 
-        values, exception = run_chunk(fn, items, many, begin if each else None)
-        return values, None if exception is None else portable(exception)
+        told = self._told if len(items) > 1 else None
+        return run_chunk_there(fn, items, many, begin if each else None, told, message.number)
 
 
-def serve_fresh(sock: Descriptor, board: Board, limits: Limits, lanes: bool, main: tuple[str, str] | None) -> None:
+def serve_fresh(
+    sock: Descriptor, board: Board, told: Told, limits: Limits, lanes: bool, main: tuple[str, str] | None
+) -> None:
     """The same in a fresh process, with the program's main module imported if its first call needs that."""
     if main is not None:
         import_main(*main)
-    Server(sock.detach(), -1, board, limits, lanes)()
+    Server(sock.detach(), -1, board, told, limits, lanes)()
 
 
 def _exit(e: SystemExit) -> NoReturn:

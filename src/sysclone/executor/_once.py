@@ -10,6 +10,7 @@ from .._task.copied import CopiedTask
 from . import _reasons
 from ._board import Board
 from ._loop import run_chunk, run_chunk_there, run_once
+from ._told import Told
 from ._workers import Outcome, Worker, end_group, end_what_is_left, fresh_task, note_on
 
 TYPE_CHECKING = False
@@ -33,10 +34,12 @@ class OnceLight(Worker):
         context = options.timed
         fn, args, kwargs = call.fn, call.args, call.kwargs
         self._since: list[Any] = [0, time.monotonic()]
+        self._values: list[Any] = []
         self.keeps_time = call.items is None
         if call.items is not None:
             context = options.spec.context
-            fn, args, kwargs = run_chunk, (fn, call.items, call.many, self._begin if call.each else None), {}
+            args = (fn, call.items, call.many, self._begin if call.each else None, self._values)
+            fn, kwargs = run_chunk, {}
         if self.limits.is_needed or options.cpu_seconds is not None:
             args = (self.limits, options.cpu_seconds, True, fn, args, kwargs)
             fn, kwargs = run_once, {}
@@ -49,6 +52,10 @@ class OnceLight(Worker):
 
     def _begin(self, item: int) -> None:
         self._since[:] = [item, time.monotonic()]
+
+    def told(self, call: Call) -> list[Any]:
+        """The very list."""
+        return list(self._values)
 
     def progress(self) -> tuple[int, float] | None:
         """The item and its moment, straight from the memory that is shared."""
@@ -63,17 +70,23 @@ class OnceCopied(Worker):
     def _start(self, call: Call) -> None:
         options = call.options
         self._board: Board | None = None
+        self._told: Told | None = None
         context = options.timed
         fn, args, kwargs = call.fn, call.args, call.kwargs
         if call.items is not None:
             self._board = board = Board(named=self.zygote is not None)
             context = options.spec.context
             begin = functools.partial(note_on, board, call.number) if call.each else None
-            fn, args, kwargs = run_chunk_there, (fn, call.items, call.many, begin), {}
+            try:
+                self._told = Told() if len(call.items) > 1 else None
+            except BaseException:
+                self._close_pages()
+                raise
+            fn, args, kwargs = run_chunk_there, (fn, call.items, call.many, begin, self._told, call.number), {}
         try:
             self.task = self._make(context, (self.limits, options.cpu_seconds, False, fn, args, kwargs))
         except BaseException:
-            self._close_board()
+            self._close_pages()
             raise
 
     def _make(self, context: Context, arguments: tuple[Any, ...]) -> CopiedTask:
@@ -103,14 +116,21 @@ class OnceCopied(Worker):
         super().reap()
         end_what_is_left(self.task)
 
-    def _close_board(self) -> None:
-        if self._board is not None:
-            self._board.close()
-            self._board = None
+    def told(self, call: Call) -> list[Any]:
+        """From its file."""
+        return [] if self._told is None else self._told.read(call.number)
+
+    def _close_pages(self) -> None:
+        board, self._board = self._board, None
+        if board is not None:
+            board.close()
+        told, self._told = self._told, None
+        if told is not None:
+            told.close()
 
     def close(self) -> None:
-        """Let go of the task and the page."""
-        self._close_board()
+        """Let go of the task and the pages."""
+        self._close_pages()
         super().close()
 
 

@@ -113,8 +113,9 @@ class Options:
             raise ContextError(f"memory_by={memory_by!r}: one of {', '.join(map(repr, MEMORY_BY))}", field="memory_by")
         if kind == "light" and memory_bytes is not None:
             raise ContextError(
-                "memory_bytes with kind='light': a light process has its creator's memory, and no part of it can be "
-                "limited; kind='copied' or 'fresh' can",
+                "memory_bytes with kind='light': a light process has its creator's memory. The kernel counts RSS, RLIMIT_AS "
+                "and cgroups for a whole memory, so what grows may be any thread's, and none of it is the call's alone; "
+                "kind='copied' or 'fresh' can be limited",
                 field="memory_bytes",
             )
         plain = context if context.timeout is None else context.replace(timeout=None)

@@ -242,14 +242,15 @@ class State:
         return True
 
     def _note_time(self, call: Call, seconds: float) -> None:
-        call.future.seconds = seconds
-        self.run_seconds += seconds
+        if call.future.seconds is None:
+            call.future.seconds = seconds
+            self.run_seconds += seconds
 
     def _settle(self, call: Call, outcome: Outcome) -> None:
         future = call.future
         call.forget()
         if future._settle(outcome.value, outcome.exception):
-            self.counts["done" if outcome.exception is None else "failed"] += 1
-            self.counts["timed_out"] += isinstance(outcome.exception, TaskTimeout)
+            self.counts["done" if outcome.failure is None else "failed"] += 1
+            self.counts["timed_out"] += isinstance(outcome.failure, TaskTimeout)
             if future._has_callbacks():
                 self._callbacks.run(future)

@@ -15,6 +15,7 @@ from . import _channel, _reasons
 from ._board import LANE_FREE, LANE_LOST, Board
 from ._lane import Lane, LaneEnd
 from ._loop import LightServer, Server, run_chunk, serve_fresh
+from ._told import Told
 from ._workers import Answer, Outcome, Worker, end_group, end_what_is_left, fresh_task, stripped
 
 TYPE_CHECKING = False
@@ -42,25 +43,42 @@ class WarmCopied(Worker):
 
     def _start(self, call: Call) -> None:
         self._board = Board(named=self.zygote is not None)
+        try:
+            self._told = Told()
+        except BaseException:
+            self._board.close()
+            raise
         self._offers = 0
         # Not for one whose memory or files are limited: that is the calls' own.
         self._lane = None if self.spec.limited else Lane()
         self._answers = LaneEnd()
         self._pace: float | None = None
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:
+            self._close_pages()
+            raise
         self._sock = ours
         ours.setblocking(False)
         try:
             self.task = self._launch(call, theirs.fileno())
         except BaseException:
             ours.close()
-            self._board.close()
+            self._close_pages()
             raise
         finally:
             theirs.close()
 
+    def _close_pages(self) -> None:
+        self._told.close()
+        self._board.close()
+
+    def told(self, call: Call) -> list[Any]:
+        """From its file."""
+        return self._told.read(call.number)
+
     def _launch(self, call: Call, theirs: int) -> CopiedTask:
-        server = Server(theirs, self._sock.fileno(), self._board, self.limits, self._lane is not None)
+        server = Server(theirs, self._sock.fileno(), self._board, self._told, self.limits, self._lane is not None)
         return _call.start_copied(self.spec.context, server, (), {})
 
     def fds(self) -> list[tuple[int, str]]:
@@ -147,19 +165,23 @@ class WarmCopied(Worker):
             lane = LANE_LOST if isinstance(e, _channel.Unreadable) else LANE_FREE
             error = ResultError(f"the result came but cannot be unpickled here: {type(e).__name__}: {e}", pid=pid)
             error.__cause__ = e
-            return Outcome(None, error)
+            return self._failed(message.number, error)
         finally:
             if message.by_lane:
                 self._board.lane = lane
         if message.kind == _channel.VALUE:
             return Outcome(value, None)
         if message.kind == _channel.RAISED:
-            return Outcome(None, _channel.restored(value, pid))
+            return self._failed(message.number, _channel.restored(value, pid))
         if message.kind == _channel.UNREADABLE:
             if self._lane is not None:
                 self._lane.close()  # it may not have come there
             return Outcome(None, ResultError(f"the call could not begin: {value}", pid=pid))
-        return Outcome(None, ResultError(str(value), pid=pid))
+        return self._failed(message.number, ResultError(str(value), pid=pid))
+
+    def _failed(self, number: int, error: BaseException) -> Outcome:
+        values = self._told.read(number)
+        return Outcome(None, error).after(values) if values else Outcome(None, error)
 
     def progress(self) -> tuple[int, float] | None:
         """From its page; None while it has not begun with the call that it was given."""
@@ -214,7 +236,7 @@ class WarmCopied(Worker):
     def close(self) -> None:
         """Let go of the task, the socket and the page."""
         self._sock.close()
-        self._board.close()
+        self._close_pages()
         self._answers.close()
         if self._lane is not None:
             self._lane.close()
@@ -238,6 +260,7 @@ class WarmFresh(WarmCopied):
             serve_fresh,
             Descriptor(theirs),
             self._board,
+            self._told,
             self.limits,
             self._lane is not None,
             main,
@@ -262,6 +285,7 @@ class WarmLight(Worker):
             raise
         self._server = LightServer(self._inbox, self._outbox, self.limits)
         self._since: list[Any] = [0, 0.0]
+        self._values: list[Any] = []
         try:
             self.task = _call.start_light(self.spec.context, self._server, (), {})
         except BaseException:
@@ -279,12 +303,18 @@ class WarmLight(Worker):
         self._since[:] = [0, self.begun_at]
         fn, args, kwargs = call.fn, call.args, call.kwargs
         if call.items is not None:
-            fn, args, kwargs = run_chunk, (fn, call.items, call.many, self._begin if call.each else None), {}
+            self._values = []
+            args = (fn, call.items, call.many, self._begin if call.each else None, self._values)
+            fn, kwargs = run_chunk, {}
         self._server.call = (fn, args, kwargs, call.options.cpu_seconds)
         os.eventfd_write(self._inbox, 1)
 
     def _begin(self, item: int) -> None:
         self._since[:] = [item, time.monotonic()]
+
+    def told(self, call: Call) -> list[Any]:
+        """The very list."""
+        return list(self._values)
 
     def take(self) -> list[Answer]:
         """Its answer, if there is one."""
@@ -311,7 +341,7 @@ class WarmLight(Worker):
 
     def died_before(self, outcome: Outcome) -> bool:
         """Whether it was killed before it took its call."""
-        return isinstance(outcome.exception, (TaskKilled, TaskLost)) and not self.why and self._server.call is not None
+        return isinstance(outcome.failure, (TaskKilled, TaskLost)) and not self.why and self._server.call is not None
 
     def close(self) -> None:
         """Let go of the task and the eventfds."""

@@ -37,13 +37,23 @@ _BELOW: Final = frozenset(one.__file__ for one in (_call, copied, light))
 
 
 class Outcome:
-    """What came of a call: a value, or an exception."""
+    """What came of a call: a value, or an exception.
 
-    __slots__ = ("exception", "value")
+    Attributes:
+        failure: the exception; also one that stands in the value, of a map's chunk of which a part is there.
+    """
 
-    def __init__(self, value: Any, exception: BaseException | None) -> None:
+    __slots__ = ("exception", "failure", "value")
+
+    def __init__(self, value: Any, exception: BaseException | None, within: BaseException | None = None) -> None:
         self.value = value
         self.exception = exception
+        self.failure = exception or within
+
+    def after(self, values: list[Any]) -> Outcome:
+        """The same failure, which came after these results of its chunk."""
+        assert self.exception is not None
+        return Outcome((values, self.exception), None, self.exception)
 
 
 class Answer:
@@ -144,6 +154,10 @@ class Worker:
     def take_back(self, call: Call) -> bool:
         """Whether a call that it was given is not begun with, and now never will be. Under the lock."""
         return False
+
+    def told(self, call: Call) -> list[Any]:
+        """What the items of a call have come to, as far as it got."""
+        return []
 
     def end(self, why: str) -> None:
         """End it, whatever it is at."""
