@@ -249,6 +249,55 @@ def test_threads_that_were_left_may_die(act, verb):
     """)
 
 
+@pytest.mark.parametrize("act", ["fault", "exit"])
+def test_a_process_may_die_while_its_threads_begin_and_end(act):
+    """Whatever step a thread has come to when its process dies: others begin and end after it, and so does the interpreter."""
+    in_subprocess(f"""
+        import ctypes, os, random, threading, time, sysclone
+
+        def starts():
+            threading.Thread(target=dies).start()
+            while True:
+                threading.Thread(target=sum, args=(range(random.randrange(4000)),)).start()
+
+        def dies():
+            time.sleep(random.random() * 4e-3)
+            {LAST_ACTS[act]}
+
+        for _ in range(20):
+            try:
+                sysclone.call(starts)
+            except sysclone.TaskFailed:
+                pass
+            thread = threading.Thread(target=int)
+            thread.start()
+            thread.join()
+    """)
+
+
+def test_a_lock_that_the_dead_waited_for_is_the_livings():
+    """A lock for which functions and threads waited that died goes to those who live."""
+    in_subprocess("""
+        import os, threading, time, sysclone
+        lock = threading.Lock()
+        lock.acquire()
+
+        def waits():
+            for _ in range(2):
+                threading.Thread(target=lock.acquire).start()
+            threading.Thread(target=lambda: time.sleep(0.05) or os._exit(3)).start()
+            lock.acquire()
+
+        for _ in range(3):
+            try:
+                sysclone.call(waits)
+            except sysclone.TaskExited:
+                pass
+        lock.release()
+        assert lock.acquire(timeout=10)
+    """)
+
+
 def test_a_thread_may_die_in_its_turn():
     """A thread that crashes the process of a function while it has the GIL does not take it along."""
     in_subprocess("""
