@@ -99,18 +99,23 @@ def _bury_threads() -> None:
     threading = sys.modules.get("threading")
     if threading is None:
         return
+    # From 3.13 on; first, since the interpreter's end goes round and round, in C, while one that is done is on its list. And a
+    # thread's objects may be gone before it.
+    if hasattr(threading, "_make_thread_handle"):
+        _core.bury_handles(threading._make_thread_handle(_NO_THREAD), _NO_THREAD)
     # Every thread there is, also one that has not said yet that it runs, or has said already that it ends.
     for thread in [reference() for reference in list(threading._dangling.data)]:
         ident = getattr(thread, "_ident", None)
         handle = getattr(thread, "_os_thread_handle", None) or getattr(thread, "_handle", None)
         if handle is not None:  # from 3.13 on
             ident = handle.ident or ident
-            if handle.is_done() or not ident:
+            if not ident or (handle.is_done() and ident not in dead):
                 continue
             # What libc keeps of it is there as long as it is not done, unless it is not the interpreter's own.
             if ident not in dead and (isinstance(thread, threading._DummyThread) or not _core.died(ident)):
                 continue
-            _core.bury_handle(handle)
+            if not handle.is_done():
+                _core.bury_handle(handle)
         elif ident not in dead:
             continue
         lock = getattr(thread, "_tstate_lock", None)
@@ -123,8 +128,6 @@ def _bury_threads() -> None:
         if threading._active.get(ident) is thread:
             del threading._active[ident]
         threading._limbo.pop(thread, None)
-    if hasattr(threading, "_make_thread_handle"):  # from 3.13 on; and a thread's objects may be gone before it
-        _core.bury_handles(threading._make_thread_handle(_NO_THREAD), _NO_THREAD)
 
 
 def _dead_traceback(frames: list[tuple[Any, int]]) -> str:
