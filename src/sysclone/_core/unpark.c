@@ -25,23 +25,38 @@ sc_may_be_node(const struct llist_node *node)
            && node->next != node && node->prev != node;
 }
 
-__attribute__((no_sanitize("address"))) static bool
-sc_is_node(const struct llist_node *node)
+/* Pages that were found to be mapped last: words of a stack lead to few. */
+typedef struct {
+    uintptr_t pages[64];
+} sc_known;
+
+static bool
+sc_is_known(sc_known *known, const struct llist_node *node)
 {
-    return sc_may_be_node(node) && sc_frames_is_mapped(node->next, sizeof *node) && sc_frames_is_mapped(node->prev, sizeof *node)
-           && node->next->prev == node && node->prev->next == node;
+    uintptr_t first = (uintptr_t)node / SC_PAGE, last = ((uintptr_t)(node + 1) - 1) / SC_PAGE;
+    if (first == last && known->pages[first % 64] == first) return true;
+    if (!sc_frames_is_mapped(node, sizeof *node)) return false;
+    known->pages[first % 64] = first;
+    return true;
+}
+
+__attribute__((no_sanitize("address"))) static bool
+sc_is_node(sc_known *known, const struct llist_node *node)
+{
+    return sc_may_be_node(node) && sc_is_known(known, node->next) && node->next->prev == node && sc_is_known(known, node->prev)
+           && node->prev->next == node;
 }
 
 __attribute__((no_sanitize("address"))) static void
-sc_unpark_page(uintptr_t page, uintptr_t low, uintptr_t high)
+sc_unpark_page(sc_known *known, uintptr_t page, uintptr_t low, uintptr_t high)
 {
     uintptr_t end = page + SC_PAGE < high ? page + SC_PAGE : high;
     /* The second word, or some of those before, may be on a page beside it. */
     for (uintptr_t at = page; at < end; at += sizeof(void *)) {
         uintptr_t *words = (uintptr_t *)at;
         if (at - low < SC_WORDS_BEFORE * sizeof *words || at + sizeof(struct llist_node) > high) continue;
-        if (!sc_is_node((struct llist_node *)at)) continue;
-        for (int n = 1; n <= SC_WORDS_BEFORE && sc_is_node((struct llist_node *)at); n++)
+        if (!sc_is_node(known, (struct llist_node *)at)) continue;
+        for (int n = 1; n <= SC_WORDS_BEFORE && sc_is_node(known, (struct llist_node *)at); n++)
             if (words[-n]) _PyParkingLot_UnparkAll((void *)words[-n]);
     }
 }
@@ -51,15 +66,17 @@ void
 sc_unpark_dead(uintptr_t low, size_t bytes)
 {
     unsigned char there[64];
+    sc_known known = {{0}};
     uintptr_t high = low + bytes;
     low = (low + SC_PAGE - 1) & ~(uintptr_t)(SC_PAGE - 1);
-    for (uintptr_t from = low; from < high; from += sizeof there * SC_PAGE) {
-        size_t pages = (high - from + SC_PAGE - 1) / SC_PAGE, count = pages < sizeof there ? pages : sizeof there;
-        /* The main thread's stack is not mapped to its lowest address. */
-        bool whole = sc_raw3(SYS_mincore, from, count * SC_PAGE, there) == 0;
+    /* From the top: the main thread's stack is not mapped to its lowest address. */
+    for (uintptr_t to = (high + SC_PAGE - 1) & ~(uintptr_t)(SC_PAGE - 1); to > low;) {
+        size_t pages = (to - low) / SC_PAGE, count = pages < sizeof there ? pages : sizeof there;
+        while (sc_raw3(SYS_mincore, to - count * SC_PAGE, count * SC_PAGE, there) < 0)
+            if (!(count /= 2)) return;
+        to -= count * SC_PAGE;
         for (size_t i = 0; i < count; i++)
-            if (whole ? there[i] & 1 : sc_raw3(SYS_mincore, from + i * SC_PAGE, SC_PAGE, there) == 0 && there[0] & 1)
-                sc_unpark_page(from + i * SC_PAGE, low, high);
+            if (there[i] & 1) sc_unpark_page(&known, to + i * SC_PAGE, low, high);
     }
 }
 #else
