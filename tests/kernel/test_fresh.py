@@ -765,6 +765,38 @@ def test_changed_ids_replace_it():
     )
 
 
+@requires("root")
+@pytest.mark.parametrize("stopped", [False, True], ids=["serving", "stopped"])
+def test_it_ends_where_it_may_not_be_killed(stopped):
+    """A program that has given up the ids to kill its zygote still ends it, a stopped one too, beside a copy of itself."""
+    out = in_subprocess(
+        f"""
+        import os, signal, sysclone
+        zygote = sysclone.Zygote()
+        zygote.call(int)
+        pid = zygote.pid
+        waits, ends = os.pipe()
+        copy = os.fork()
+        if not copy:
+            os.close(ends)
+            os.read(waits, 1)
+            os._exit(0)
+        if {stopped}:
+            os.kill(pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, pid, os.WSTOPPED)
+        os.setresuid(65534, 65534, 65534)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except PermissionError:
+            zygote.close()
+            print(os.path.exists(f"/proc/{{pid}}"))
+        os.close(ends)
+        os.waitpid(copy, 0)
+    """
+    )
+    assert out == "False\n"
+
+
 def other_users_may_run():
     """Whether nobody can run this interpreter at all."""
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import os
 import select
+import signal
 import sys
 import time
 from itertools import count
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 _ANCILLARY: Final = 64
 _FLAGS: Final = 0x40000040  # MSG_CMSG_CLOEXEC | MSG_DONTWAIT
 _LOOK_AFTER_S: Final = 1.0
+_DISMISSED_S: Final = 5.0
+_SHUT_WR: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_GET_CHILD_SUBREAPER: Final = 37
 _numbers = count(1)
@@ -278,11 +281,8 @@ class Server:
     def _await_answer(self) -> None:
         while not _either(self._sock, self._pidfd, _LOOK_AFTER_S):
             if _is_stopped(self.pid):
-                try:
-                    _core.pidfd_send_signal(self._pidfd, 9, 0)
-                except ProcessLookupError:
-                    pass
-                raise Gone(f"the zygote (process {self.pid}) was stopped, and was killed for that")
+                killed = _may_kill(self._pidfd)
+                raise Gone(f"the zygote (process {self.pid}) was stopped{', and was killed for that' * killed}")
 
     def bury(self) -> None:
         """End it, and let go of everything; nothing happens the second time."""
@@ -303,10 +303,8 @@ class Server:
         """Kill the zygote, reap it, and end the task of an answer that nobody has taken."""
         if self._pidfd < 0:
             return
-        try:
-            _core.pidfd_send_signal(self._pidfd, 9, 0)
-        except ProcessLookupError:
-            pass
+        if not _may_kill(self._pidfd) and not self._dismiss():
+            return
         reap(self._pidfd, self.pid, own_child=True)
         if not self._ready:
             return
@@ -314,6 +312,23 @@ class Server:
             self._answer_to(0)  # which none is
         except Gone:
             return
+
+    def _dismiss(self) -> bool:
+        """Have it end by itself, for a program that has given up the ids to kill it; whether it has, in a while.
+
+        One that is kept from it (traced, or in a module that takes long to load) ends later, or with this process.
+        """
+        # Not by a close: a copy of this process may have this end too.
+        try:
+            self._socket.shutdown(_SHUT_WR)
+        except OSError:
+            pass  # its end is closed, so it has ended, or is about to
+        try:
+            # A stopped one cannot read. Within a session this signal, and no other, needs no ids: kill(2).
+            _core.pidfd_send_signal(self._pidfd, signal.SIGCONT, 0)
+        except (PermissionError, ProcessLookupError):
+            pass
+        return wait_readable(self._pidfd, _DISMISSED_S)
 
 
 def _spawn(theirs: int, mark: str) -> tuple[int, int]:
@@ -381,12 +396,20 @@ def _open_late(pid: int) -> int:
 
 
 def _endtask_of(pid: int, pidfd: int) -> None:
-    """End a task that nobody holds."""
+    """End a task that nobody holds; it runs to its own end where this process has given up the ids to kill it."""
+    if _may_kill(pidfd) or wait_readable(pidfd, 0):
+        reap(pidfd, pid, own_child=True)
+
+
+def _may_kill(pidfd: int) -> bool:
+    """Kill a process; whether the kernel let this one, which may have changed its ids since it made it."""
     try:
-        _core.pidfd_send_signal(pidfd, 9, 0)
+        _core.pidfd_send_signal(pidfd, signal.SIGKILL, 0)
+    except PermissionError:
+        return False
     except ProcessLookupError:
         pass
-    reap(pidfd, pid, own_child=True)
+    return True
 
 
 def _only_fd(ancillary: list[tuple[int, int, bytes]]) -> int:
