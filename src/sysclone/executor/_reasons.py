@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ._options import Options
 
 _KMSG_BYTES: Final = 8192
+_FIRST_PID_NAMESPACE: Final = 0xEFFFFFFC
 _CPU_SIGNALS: Final = frozenset(map(int, (signal.SIGXCPU, signal.SIGPROF)))
 
 
@@ -52,8 +53,13 @@ class OomWatch:
 
 
 def _kernel_record(pid: int) -> str | None:
-    """The kernel's line on an OOM kill of a process; empty where there is none, None where it cannot be read."""
+    """The kernel's line on an OOM kill of a process; empty where there is none, None where it cannot be read.
+
+    The log has the pids of the first pid namespace: elsewhere the number is another process's.
+    """
     try:
+        if os.stat("/proc/self/ns/pid").st_ino != _FIRST_PID_NAMESPACE:
+            return None
         fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
