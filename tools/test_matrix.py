@@ -1,7 +1,7 @@
 """Runs the suite on every CPython from 3.11 on that this machine has, each with the built wheel, and sums up.
 
 For each version: a virtual environment in build/venvs/, the wheel built from the source distribution and installed
-there, then pytest under the watchdog. Two versions run at a time, each in a process of its own, since each watchdog takes
+there, then pytest under the watchdog. Three versions run at a time, each in a process of its own, since each watchdog takes
 what is left running in its own for a failure. The last line is "N passed, N failed, N skipped", summed across versions.
 The standard library is enough to run this file.
 """
@@ -365,8 +365,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="say which interpreters there are, and leave")
     parser.add_argument("--prepare", action="store_true", help="make and fill the environments, and leave")
     parser.add_argument("--test-seconds", type=float, default=120, help="the limit of one test (default: 120)")
-    parser.add_argument("--run-seconds", type=float, default=600, help="the limit of one version (default: 600)")
-    parser.add_argument("--jobs", type=int, default=2, help="how many versions at a time (default: 2)")
+    parser.add_argument("--run-seconds", type=float, default=780, help="the limit of one version (default: 780)")
+    parser.add_argument("--jobs", type=int, default=3, help="how many versions at a time (default: 3)")
     parser.add_argument("--result", help=argparse.SUPPRESS)
     parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--total-seconds", type=float, default=840, help="the limit of all (default: 840)")
