@@ -38,6 +38,7 @@ SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
 SYS_PIDFD_OPEN, SYS_CLONE3, SYS_PIDFD_GETFD = 434, 435, 438
 SECCOMP_GET_ACTION_AVAIL, SECCOMP_RET_ERRNO = 2, 0x00050000
 PIDFD_INFO_EXIT = 1 << 3
+PROC_PID_INIT_INO = 0xEFFFFFFC
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -495,6 +496,13 @@ def cgroup1_memory() -> str | None:
 def kernel_threads() -> str | None:
     """Kernel threads can be seen, as in the first pid namespace."""
     return None if Path("/proc/2/comm").exists() and Path("/proc/2/comm").read_text() == "kthreadd\n" else "no kthreadd"
+
+
+@probe
+def first_pid_namespace() -> str | None:
+    """Task ids are those of the first pid namespace, which are what the kernel writes into its records (tracefs, kmsg)."""
+    here = os.readlink("/proc/self/ns/pid")
+    return None if here == f"pid:[{PROC_PID_INIT_INO}]" else f"this is another pid namespace, {here}"
 
 
 @probe

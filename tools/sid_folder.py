@@ -25,7 +25,7 @@ ITS_BUILD = BUILD / "sid-build"
 PYTHONS = ("3.14", "3.15")
 PACKAGES = [
     *(f"python{version}{part}" for version in PYTHONS for part in ("", "-dev", "-venv")),
-    *("ca-certificates", "gcc", "gdb", "iproute2", "libc6-dev", "linux-perf", "make"),
+    *("ca-certificates", "gcc", "gdb", "git", "iproute2", "libc6-dev", "linux-perf", "make"),
     *("procps", "strace", "tmux", "uidmap", "util-linux"),
 ]
 APT = ["apt-get", "-y", "-qq", "-o", "Acquire::Check-Valid-Until=false", "--no-install-recommends"]

@@ -229,7 +229,7 @@ def test_sigterm_is_passed_on():
         assert command.end()[0] == 143
 
 
-@requires("tracefs")
+@requires("tracefs", "first_pid_namespace")
 def test_the_whole_system(tmp_path):
     """--system tells of tasks of others with their flags, ends with 0 at Ctrl-C, and leaves no instance behind."""
     log = tmp_path / "log"

@@ -128,7 +128,7 @@ def test_no_cgroup_stays_behind():
     assert list(Path(hierarchy.base).glob(f"sysclone-{os.getpid()}-*")) == []
 
 
-@requires("memory_cgroup", "root")
+@requires("memory_cgroup", "root", "first_pid_namespace")
 def test_a_kill_by_a_foreign_limit_is_known_from_the_kernels_record():
     """A worker that the OOM killer ends for a cgroup that is not its own says so."""
     parent = _groups.find("memory", Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())

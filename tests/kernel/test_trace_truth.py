@@ -81,7 +81,7 @@ def made_by(root, records):
     return made
 
 
-@requires("tracefs", "compiler")
+@requires("tracefs", "first_pid_namespace", "compiler")
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_storm_is_told_as_the_kernel_tells_it(compiled, seed):
     """Of tasks that are killed in the midst of making others, each that was made is told once, and ends once."""
@@ -95,7 +95,7 @@ def test_a_storm_is_told_as_the_kernel_tells_it(compiled, seed):
     assert Counter(one.tid for one in events if isinstance(one, ExitEvent)) == made + Counter([trace.pid])
 
 
-@requires("tracefs", "compiler")
+@requires("tracefs", "first_pid_namespace", "compiler")
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(1, 9))
 def test_flags_at_random_are_told_as_the_kernel_tells_them(compiled, seed):
@@ -131,7 +131,7 @@ def test_threads_that_are_killed_in_an_exec(compiled):
             assert not one.status.known
 
 
-@requires("tracefs", "compiler")
+@requires("tracefs", "first_pid_namespace", "compiler")
 def test_many_threads_one_by_one(compiled):
     """Two thousand threads are told in the kernel's order, with its flags, at three stops each."""
     trace, events, records = both(compiled("threads"), "one-by-one", 2000)
@@ -144,7 +144,7 @@ def test_many_threads_one_by_one(compiled):
     assert trace.stops <= 3 * 2000 + 10
 
 
-@requires("tracefs", "compiler")
+@requires("tracefs", "first_pid_namespace", "compiler")
 def test_many_threads_at_once(compiled):
     """Two thousand threads that are alive together and die together are told, and so are their ends."""
     trace, events, records = both(compiled("threads"), "at-once", 2000)
@@ -155,7 +155,7 @@ def test_many_threads_at_once(compiled):
 
 
 @pytest.mark.soak
-@requires("tracefs", "compiler")
+@requires("tracefs", "first_pid_namespace", "compiler")
 def test_a_hundred_thousand_threads(compiled):
     """A hundred thousand threads are told, each once."""
     trace, events, records = both(compiled("threads"), "one-by-one", 100_000)
@@ -340,7 +340,7 @@ def test_waking_who_reads(system):
         trace.wake()
 
 
-@requires("tracefs")
+@requires("tracefs", "first_pid_namespace")
 def test_what_the_kernel_lost_is_told_where_it_was_lost():
     """Of the whole system: with too small a buffer the loss is told, after what came before it, and reading goes on."""
     with sysclone.trace(system=True) as trace:
