@@ -280,7 +280,9 @@ def test_fds_are_at_their_numbers(kept):
                 "/dev/null", "/dev/zero", "/dev/full", "/dev/full", "/dev/null", "/dev/full",
             )  # fmt: skip
             rest = {fd: name for fd, name in here.items() if fd > 2 and fd not in (a, b, 50, 7, number)}
-            assert all(name.startswith(("socket:", "/proc/")) for name in rest.values()), rest
+            # libffi 3.8 keeps the file open that it is loaded from.
+            unknown = {name for name in rest.values() if "/libffi.so." not in name}
+            assert all(name.startswith(("socket:", "/proc/")) for name in unknown), rest
     finally:
         for fd in opened:
             os.close(fd)
