@@ -346,7 +346,7 @@ def test_written_bytes_are_counted(tmp_path):
     assert usage.read_bytes is not None
     storage = subprocess.check_output(["stat", "-f", "-c", "%T", tmp_path], text=True).strip()
     if storage == "tmpfs":
-        assert usage.written_bytes == 0
+        assert usage.written_bytes < 1 << 20  # the access time of a program on a disk may be written
     else:
         assert usage.written_bytes >= 1 << 20
 
