@@ -17,8 +17,8 @@ from features import have, requires
 from helpers import AS_NOBODY, SECONDS, in_subprocess
 
 import sysclone
-from sysclone import Executor, TaskOverLimit
-from sysclone.executor import _groups, _limits
+from sysclone import Context, Executor, Namespace, TaskOverLimit
+from sysclone.executor import _groups, _limits, _reasons
 
 MIB = 1 << 20
 
@@ -128,7 +128,7 @@ def test_no_cgroup_stays_behind():
     assert list(Path(hierarchy.base).glob(f"sysclone-{os.getpid()}-*")) == []
 
 
-@requires("memory_cgroup", "root", "first_pid_namespace")
+@requires("memory_cgroup", "root")
 def test_a_kill_by_a_foreign_limit_is_known_from_the_kernels_record():
     """A worker that the OOM killer ends for a cgroup that is not its own says so."""
     parent = _groups.find("memory", Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
@@ -153,6 +153,13 @@ def test_a_kill_by_a_foreign_limit_is_known_from_the_kernels_record():
         folder.rmdir()
 
     assert out == "TaskKilled True 9\n"
+
+
+@requires("root", "pid_namespaces")
+def test_the_kernels_record_is_of_the_first_pid_namespace():
+    """Elsewhere it counts as one that cannot be read: the pids in it are other processes'."""
+    with Context(new=Namespace.PID).start(lambda: _reasons._kernel_record(os.getpid())) as task:
+        assert task.result() is None
 
 
 # --- processor time
