@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import pty
 import signal
 import sys
 
 import pytest
 from features import requires
+from seccomp import NUMBERS
 
 LOOK = """
 import ctypes, json, os
@@ -85,13 +87,26 @@ def test_descriptors(sysclone, tmp_path):
     assert {fd: path for fd, path in alone.items() if path.startswith(str(tmp_path))} == {"9": f"{tmp_path}/a"}
 
 
+SESSION_KEYRING = """
+import ctypes, sys
+said = ctypes.create_string_buffer(200)
+KEYCTL_GET_KEYRING_ID, KEYCTL_DESCRIBE, KEY_SPEC_SESSION_KEYRING = 0, 6, -3
+keyctl = lambda *arguments: ctypes.CDLL(None).syscall(int(sys.argv[1]), *arguments)
+assert keyctl(KEYCTL_DESCRIBE, KEY_SPEC_SESSION_KEYRING, said, len(said)) > 0
+print(said.value.decode().split(";")[-1], keyctl(KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0))
+"""
+
+
 @requires("keyrings")
-def test_keyring(sysclone):
-    """A session keyring has its name, and - is one without."""
-    named = sysclone("run", "--keyring", "sysclone-test", "--", "grep", "-c", "sysclone-test: empty", "/proc/keys")
-    assert named.stdout == "1\n"
-    nameless = sysclone("run", "--keyring", "-", "--", "grep", "-c", "_ses: empty", "/proc/keys")
-    assert nameless.stdout == "1\n"
+@pytest.mark.parametrize(("given", "name"), [("sysclone-test", "sysclone-test"), ("-", "_ses")])
+def test_keyring(sysclone, given, name):
+    """A session keyring has its name, and - is one without; it is not the caller's. /proc/keys would have everybody's."""
+    look = [sys.executable, "-I", "-S", "-c", SESSION_KEYRING, str(NUMBERS[platform.machine()]["keyctl"])]
+    ours = sysclone("run", "--", *look)
+    theirs = sysclone("run", "--keyring", given, "--", *look)
+
+    assert theirs.stdout.split()[0] == name, theirs.stderr
+    assert theirs.stdout.split()[1] != ours.stdout.split()[1]
 
 
 @requires("numa")
