@@ -26,6 +26,7 @@ FLOORS = {
         "_popen.program",
         "_task.status",
         "_trace",
+        "_under",
         "_value",
     ),
     3: (

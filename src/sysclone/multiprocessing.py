@@ -32,6 +32,7 @@ from ._data.transport import Descriptor
 from ._errors import ContextError, TaskFailed, TaskTimeout
 from ._flags import Share
 from ._task.copied import CopiedTask
+from ._under import under
 from ._zygote import importing
 from ._zygote.fresh import check as check_fresh
 from ._zygote.zygote import Zygote
@@ -142,14 +143,16 @@ def shared_zygote() -> Zygote:
     It has this module, and as a forkserver what set_forkserver_preload() has named: the main module unless told. To import
     them would take each process longer than to be cloned.
     """
-    hints = tuple(map(importing.Hint, _forkserver._preload_modules))
-    with _lock:
-        zygote = _zygotes.get(hints)
-        if zygote is None or zygote._closed:
-            # One that had other names is closed with the last process object that it serves.
-            _zygotes.clear()
-            zygote = _zygotes[hints] = Zygote([__name__, *hints])
-        return zygote
+    return under(_lock, _serving, tuple(map(importing.Hint, _forkserver._preload_modules)))
+
+
+def _serving(hints: tuple[str, ...]) -> Zygote:
+    zygote = _zygotes.get(hints)
+    if zygote is None or zygote._closed:
+        # One that had other names is closed with the last process object that it serves.
+        _zygotes.clear()
+        zygote = _zygotes[hints] = Zygote([__name__, *hints])
+    return zygote
 
 
 def _in_forked_child() -> None:

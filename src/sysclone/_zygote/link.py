@@ -19,6 +19,7 @@ from .._data.transport import send_fds
 from .._errors import CloneError, ContextError, ZygoteError
 from .._task.child import flush
 from .._task.wait import WALL, reap, wait_readable
+from .._under import under
 from .fresh import cloudpickler, main_module
 from .left import reap_between
 from .order import FreshTask, Order, task_of
@@ -168,8 +169,10 @@ class Server:
         """Whether it is this process's, lives, and has the ids that this process has now."""
         if self.owner != os.getpid() or self._ids != _ids():
             return False
-        with self._lock:
-            return self._is_here() and not wait_readable(self._pidfd, 0)
+        return under(self._lock, self._lives)
+
+    def _lives(self) -> bool:
+        return self._is_here() and not wait_readable(self._pidfd, 0)
 
     def _is_here(self) -> bool:
         """Whether its numbers are still those: a process that had this pid before may have left them behind."""
@@ -185,24 +188,26 @@ class Server:
             Gone: the zygote ended first.
             CloneError: the kernel refused the task.
         """
-        with self._lock:
-            if order.context.parent_death_signal is not None:
-                self._check_maker()
-            self._settle()
-            if self._sock < 0:
-                raise Gone(f"the zygote (process {self.pid}) ended while the call waited for its turn")
-            number = self._next()
-            data, fds = order.message(number, page)
-            self._tell(data, fds)
-            pid, error, pidfd = self._answer_to(number)
-            reap_between(page)
-            if error is not None:
-                self._forget()
-                raise error
-            # A copy: an interrupt may strike between any two calls, and what has arrived is let go of here alone.
-            task = task_of(order, page, (pid, os.dup(pidfd) if pidfd >= 0 else _open_late(pid)), began)
+        return under(self._lock, self._ask, order, page, began)
+
+    def _ask(self, order: Order, page: ResultPage, began: float) -> FreshTask:
+        if order.context.parent_death_signal is not None:
+            self._check_maker()
+        self._settle()
+        if self._sock < 0:
+            raise Gone(f"the zygote (process {self.pid}) ended while the call waited for its turn")
+        number = self._next()
+        data, fds = order.message(number, page)
+        self._tell(data, fds)
+        pid, error, pidfd = self._answer_to(number)
+        reap_between(page)
+        if error is not None:
             self._forget()
-            return task
+            raise error
+        # A copy: an interrupt may strike between any two calls, and what has arrived is let go of here alone.
+        task = task_of(order, page, (pid, os.dup(pidfd) if pidfd >= 0 else _open_late(pid)), began)
+        self._forget()
+        return task
 
     def _check_maker(self) -> None:
         """Refuse where the kernel would send a parent-death signal at the end of a thread, and not of the program."""
@@ -263,11 +268,10 @@ class Server:
 
     def settle(self) -> None:
         """End the task of a call that was interrupted, if it came to that."""
-        with self._lock:
-            try:
-                self._settle()
-            except Gone:
-                return
+        try:
+            under(self._lock, self._settle)
+        except Gone:
+            return
 
     def _settle(self) -> None:
         if self._settled or self._sock < 0:
@@ -286,18 +290,20 @@ class Server:
 
     def bury(self) -> None:
         """End it, and let go of everything; nothing happens the second time."""
-        with self._lock:
-            here = self._is_here()
-            if here:
-                self._end_now()
-            pidfd, self._pidfd = self._pidfd, -1
-            sock, self._sock = self._sock, -1
-            if not here:
-                return
-            self._socket.detach()
-            os.close(sock)
-            if pidfd >= 0:
-                os.close(pidfd)
+        under(self._lock, self._bury)
+
+    def _bury(self) -> None:
+        here = self._is_here()
+        if here:
+            self._end_now()
+        pidfd, self._pidfd = self._pidfd, -1
+        sock, self._sock = self._sock, -1
+        if not here:
+            return
+        self._socket.detach()
+        os.close(sock)
+        if pidfd >= 0:
+            os.close(pidfd)
 
     def _end_now(self) -> None:
         """Kill the zygote, reap it, and end the task of an answer that nobody has taken."""

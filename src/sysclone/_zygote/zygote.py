@@ -21,6 +21,7 @@ from .._context.description import Description
 from .._data.result import ResultPage
 from .._errors import ZygoteError
 from .._task.copied import reap_abandoned
+from .._under import under
 from . import importing
 from .fresh import check, main_module, pack_call
 from .left import found, reap_between
@@ -174,19 +175,21 @@ class Zygote:
         raise AssertionError("unreachable")
 
     def _ensure(self) -> Server:
+        return under(self._lock, self._serving)
+
+    def _serving(self) -> Server:
         mine = os.getpid()
-        with self._lock:
-            if self._closed:
-                raise ZygoteError("the Zygote was closed")
-            server = self._servers.get(mine)
-            if server is None or not server.serves():
-                _need_guard()
-                if server is not None:
-                    server.bury()
-                self._servers = {pid: one for pid, one in self._servers.items() if pid != mine and exists(pid)}
-                server = self._servers[mine] = Server(self._preload, self._inherited, self._patience)
-                _open.add(self)
-            return server
+        if self._closed:
+            raise ZygoteError("the Zygote was closed")
+        server = self._servers.get(mine)
+        if server is None or not server.serves():
+            _need_guard()
+            if server is not None:
+                server.bury()
+            self._servers = {pid: one for pid, one in self._servers.items() if pid != mine and exists(pid)}
+            server = self._servers[mine] = Server(self._preload, self._inherited, self._patience)
+            _open.add(self)
+        return server
 
     def close(self) -> None:
         """End the zygote; tasks that it made go on."""
@@ -225,11 +228,14 @@ _default_lock = _thread.allocate_lock()
 
 def default_zygote() -> Zygote:
     """The zygote that serves those who name none: started at its first use, with nothing preloaded."""
+    return under(_default_lock, _serving_all)
+
+
+def _serving_all() -> Zygote:
     global _default
-    with _default_lock:
-        if _default is None or _default._closed:
-            _default = Zygote()
-        return _default
+    if _default is None or _default._closed:
+        _default = Zygote()
+    return _default
 
 
 def _in_forked_child() -> None:
