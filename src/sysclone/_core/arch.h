@@ -20,6 +20,14 @@
 
 typedef int (*sc_entry)(void *argument);
 
+/* The kernel's own sigaction, which is not libc's. */
+typedef struct {
+    uintptr_t handler;
+    unsigned long flags;
+    uintptr_t restorer;
+    uint64_t mask;
+} sc_kernel_sigaction;
+
 /* clone3 whose child calls entry(argument) on args->stack and leaves by exit(2) with what it returns:
    exit, never exit_group, because its group's other threads go on. Returns the pid or -errno.
    With entry NULL the child returns 0 on its copy of this stack (memory must then be copied). */

@@ -27,13 +27,6 @@
 
 #define SC_MASK_BYTES 8
 
-typedef struct {
-    uintptr_t handler;
-    unsigned long flags;
-    uintptr_t restorer;
-    uint64_t mask;
-} sc_kernel_sigaction;
-
 static void
 sc_reset_handlers(const sc_child *c)
 {

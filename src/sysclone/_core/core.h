@@ -240,18 +240,26 @@ typedef struct sc_light {
 
 void sc_light_run(sc_light *light);
 void sc_light_settle(sc_light *light, const sc_state *state);
-void sc_light_request_stop(sc_light *light, enum sc_stop why);
 void sc_light_reap(sc_light *light, bool wait);
-bool sc_has_threads(void);
 PyObject *sc_light_outcome(sc_light *light);
 PyObject *sc_light_answer(sc_light *light, sc_state *state);
 PyObject *sc_clone_failed(sc_state *state, PyObject *plan, long minus_errno, const char *step);
-PyObject *sc_raised(void);
 bool sc_light_has_room(const sc_plan *plan);
 uintptr_t sc_stack_low(void);
 
-PyObject *sc_light_rearm(PyObject *module, PyObject *unused);
 PyObject *sc_light_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+
+/* --- light_child.c: the child's side */
+int sc_light_child(void *light);
+bool sc_has_threads(void);
+PyObject *sc_raised(void);
+PyObject *sc_light_rearm(PyObject *module, PyObject *unused);
+
+/* --- light_park.c: the parked thread's side */
+void sc_light_call_attention(sc_light *light);
+void sc_light_request_stop(sc_light *light, enum sc_stop why);
+void sc_light_park(sc_light *light);
+void sc_light_end_inner(sc_light *light);
 
 /* --- caught.c: the signals that a light process catches, and those of the program while its main thread is lent out */
 extern __thread sc_light *sc_caught_by; /* the light process that this task is, on the storage that it borrowed */

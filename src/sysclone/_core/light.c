@@ -20,26 +20,16 @@
       is seen to be safe. SIGKILL, and a fault of its own, strike as they always do. */
 #include "core.h"
 
-#include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
 
 /* Between the parked frame and the child's stack: the parked thread's own calls, and a signal frame of libc's. */
 #define SC_PARKED_ROOM (64 * 1024)
 #define SC_LEAST_STACK (192 * 1024)
-/* How soon, and later how often, a parked main thread looks for the program's signals. */
-#define SC_ANSWER_FIRST_NS 20000000LL
-#define SC_ANSWER_LONGEST_NS 100000000LL
 #define SC_REAP_TRIES 60
-/* From attempt to attempt. */
-#define SC_FIRST_PAUSE_NS 1000000LL
-#define SC_LONGEST_PAUSE_NS 64000000LL
-#define SC_SHIELD_TRIES 1000
 
 static __thread uintptr_t sc_stack_low_cached;
 
@@ -59,222 +49,6 @@ sc_stack_low(void)
         sc_stack_low_cached = (uintptr_t)low + guard + 4096;
     }
     return sc_stack_low_cached;
-}
-
-static int64_t
-sc_now_ns(void)
-{
-    struct timespec t;
-    sc_raw2(SYS_clock_gettime, CLOCK_MONOTONIC, &t);
-    return t.tv_sec * SC_NANOSECONDS + t.tv_nsec;
-}
-
-static void
-sc_call_attention(sc_light *l)
-{
-    int word = __atomic_load_n(&l->attention, __ATOMIC_SEQ_CST);
-    while (word && !__atomic_compare_exchange_n(&l->attention, &word, word - 1, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
-    }
-    /* Not FUTEX_PRIVATE: the kernel's own wake at exit is not, and the two must meet. */
-    if (word) sc_raw6(SYS_futex, &l->attention, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
-}
-
-/* From any thread of the program, from the child's own signal handler, or from the parked thread: no locks, no GIL. */
-void
-sc_light_request_stop(sc_light *l, enum sc_stop why)
-{
-    int none = SC_GO_ON;
-    if (__atomic_compare_exchange_n(&l->stop, &none, (int)why, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-        sc_call_attention(l);
-}
-
-/* --- the child's side */
-
-static int
-sc_exit_code(PyObject *exception)
-{
-    if (!PyErr_GivenExceptionMatches(exception, PyExc_SystemExit)) return 1;
-    PyObject *code = PyObject_GetAttrString(exception, "code");
-    int answer = 1;
-    if (code == Py_None) answer = 0;
-    else if (code && PyLong_Check(code)) answer = (int)(PyLong_AsLongLong(code) & 0xff);
-    Py_XDECREF(code);
-    PyErr_Clear();
-    return answer;
-}
-
-/* Takes the exception that is set, with its traceback. */
-PyObject *
-sc_raised(void)
-{
-#if PY_VERSION_HEX >= 0x030c0000
-    return PyErr_GetRaisedException();
-#else
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    PyErr_NormalizeException(&type, &value, &traceback);
-    if (traceback) PyException_SetTraceback(value, traceback);
-    Py_XDECREF(type);
-    Py_XDECREF(traceback);
-    return value;
-#endif
-}
-
-static void
-sc_call_function(sc_light *l)
-{
-    PyObject *value = PyObject_Vectorcall(l->fn, l->args, (size_t)l->nargs, l->kwnames);
-    if (value) {
-        l->value = value;
-        l->exit_code = 0;
-        l->end = SC_RETURNED;
-    } else {
-        PyObject *exception = sc_raised();
-        l->exit_code = sc_exit_code(exception);
-        l->value = exception;
-        l->end = SC_RAISED;
-    }
-}
-
-/* The thread that made this process may end before those that are left here, and its end is then no sign of the program's:
-   the guardian is to have them instead. It is the parked thread that can speak to it, unless that sleeps in vfork. Where
-   there is no guardian to be had they die with the thread that made them, rather than outlive the program. */
-static void
-sc_light_leave(sc_light *l)
-{
-    if (l->guarded) return;
-    if (!(l->plan->clone.flags & CLONE_VFORK)) {
-        int word;
-        __atomic_store_n(&l->leaving, SC_LEAVING, __ATOMIC_SEQ_CST);
-        sc_call_attention(l);
-        while ((word = __atomic_load_n(&l->leaving, __ATOMIC_SEQ_CST)) == SC_LEAVING)
-            sc_raw6(SYS_futex, &l->leaving, FUTEX_WAIT, word, 0, 0, 0);
-        if (word == SC_GUARDED) sc_raw5(SYS_prctl, PR_SET_PDEATHSIG, 0, 0, 0, 0);
-    }
-}
-
-static int
-sc_light_child(void *argument)
-{
-    sc_light *l = argument;
-    if (l->plan->clone.flags & CLONE_VFORK) {
-        /* The parked thread returns from clone only when all is over: the child announces itself. */
-        l->pid = l->guarded ? *sc_guard_number(l->guarded) : l->parent_tid;
-        __atomic_store_n(&l->started, 1, __ATOMIC_SEQ_CST);
-        if (l->attach) sc_raw6(SYS_futex, &l->started, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
-    }
-    if (l->own_group && !l->guarded) {
-        sc_raw5(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-        /* The parent may have died before the line above. In a new pid namespace it cannot be seen: 0. */
-        l->parent = (pid_t)sc_raw0(SYS_getppid);
-        if (l->parent && l->parent != (l->plan->clone.flags & CLONE_PARENT ? l->grandparent : l->creator)) return 1;
-    } else {
-        l->parent = (pid_t)sc_raw0(SYS_getppid);
-        if (l->guarded && !sc_guard_enter(l->guarded)) return 1;
-    }
-    if (l->plan->newborn.waits) {
-        int ready;
-        while (!(ready = __atomic_load_n(&l->ready, __ATOMIC_SEQ_CST))) sc_raw6(SYS_futex, &l->ready, FUTEX_WAIT, 0, 0, 0, 0);
-        if (ready < 0) return 1;
-    }
-    sc_caught_by = l;
-    if (l->plan->clear_handlers) {
-        if (!l->request.cleared_handlers) sc_signals_clear_handlers();
-        sc_caught_arm();
-    }
-    sc_signals_set(&l->mask);
-    if (l->attach) PyEval_RestoreThread(l->ts);
-    sc_call_function(l);
-    if (l->attach) PyEval_SaveThread();
-    sc_caught_by = NULL;
-    /* Whatever came of the function: a signal that ends a process was sent, and the wait status tells of it. */
-    if (l->stop_signal) sc_signals_die(l->stop_signal);
-    l->threads_left = l->own_group && sc_has_threads();
-    if (l->threads_left && !l->lasting) sc_light_leave(l);
-    return l->exit_code;
-}
-
-/* Whether this process has other threads. No effect: unshare(CLONE_THREAD) is EINVAL where it has. */
-bool
-sc_has_threads(void)
-{
-    long answer = sc_raw1(SYS_unshare, CLONE_THREAD);
-    return answer == -EINVAL || (answer < 0 && sc_thread_count() > 1); /* a seccomp filter may refuse the question */
-}
-
-/* --- the parked thread's side */
-
-static void
-sc_guard_the_left(sc_light *l)
-{
-    long error;
-    l->guarded = sc_guard_reserve((pid_t)l->pid, &error);
-    if (l->guarded) sc_guard_watch(l->guarded, (pid_t)l->pid);
-    __atomic_store_n(&l->leaving, l->guarded ? SC_GUARDED : SC_UNGUARDED, __ATOMIC_SEQ_CST);
-    sc_raw6(SYS_futex, &l->leaving, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
-}
-
-static void
-sc_park(sc_light *l)
-{
-    int64_t deadline = l->plan->timeout_ns >= 0 ? sc_now_ns() + l->plan->timeout_ns : -1;
-    int64_t try_at = -1, pause = SC_FIRST_PAUSE_NS;
-    int tries = 0;
-    bool answers = l->main_thread && l->own_group && l->plan->clear_handlers && !(l->plan->clone.flags & CLONE_PARENT);
-    int64_t answer_every = SC_ANSWER_FIRST_NS, answer_at = answers ? sc_now_ns() + answer_every : -1;
-    uint64_t ours = 0;
-    sc_sight sight = {.switches = -1};
-    int word;
-    while ((word = __atomic_load_n(&l->attention, __ATOMIC_SEQ_CST))) {
-        int64_t wake_at = deadline;
-        if (__atomic_load_n(&l->leaving, __ATOMIC_SEQ_CST) == SC_LEAVING) {
-            sc_guard_the_left(l);
-            continue;
-        }
-        if (__atomic_load_n(&l->stop, __ATOMIC_SEQ_CST)) {
-            int64_t now = sc_now_ns();
-            if (now >= try_at) {
-                bool clear = sc_stop_try(l, &sight);
-                if (++tries > (clear ? 3 : SC_SHIELD_TRIES) && pause < SC_LONGEST_PAUSE_NS) pause += pause / 2;
-                /* Off the beat of a function that loops through the shield. */
-                try_at = sc_now_ns() + pause + (clear ? 0 : tries * 7919 % 1000 * 1000);
-                continue;
-            }
-            wake_at = try_at;
-        } else if (deadline >= 0 && sc_now_ns() >= deadline) {
-            sc_light_request_stop(l, SC_STOP_TIMEOUT);
-            continue;
-        }
-        if (answer_at >= 0) wake_at = wake_at < 0 || answer_at < wake_at ? answer_at : wake_at;
-        struct timespec at = {.tv_sec = wake_at / SC_NANOSECONDS, .tv_nsec = wake_at % SC_NANOSECONDS};
-        sc_raw6(SYS_futex, &l->attention, FUTEX_WAIT_BITSET, word, wake_at < 0 ? NULL : &at, 0, FUTEX_BITSET_MATCH_ANY);
-        if (answer_at >= 0 && sc_now_ns() >= answer_at) {
-            if (answer_every == SC_ANSWER_FIRST_NS) ours = sc_caught_open(l);
-            sc_caught_forward(l, ours);
-            if (answer_every < SC_ANSWER_LONGEST_NS) answer_every += answer_every / 2;
-            answer_at = ours ? sc_now_ns() + answer_every : -1;
-        }
-    }
-}
-
-/* One that was killed while it was itself parked: what ran as this thread for it dies too, and until then this thread's
-   storage is in use. A child has been sent a SIGKILL by the kernel; a sibling is a child of this process. */
-static void
-sc_end_inner(sc_light *l)
-{
-    struct timespec patience = {.tv_sec = 2};
-    sc_light *inner = __atomic_load_n(&l->inner, __ATOMIC_SEQ_CST);
-    if (!inner || l->end != SC_DIED) return;
-    bool sibling = inner->plan->clone.flags & CLONE_PARENT && inner->own_group && inner->pid > 0;
-    siginfo_t info;
-    /* A number of another pid namespace's is a stranger's here; there it dies with its init. */
-    sibling = sibling && l->parent && sc_raw5(SYS_waitid, P_PID, inner->pid, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, 0) == 0;
-    if (sibling) sc_raw2(SYS_kill, inner->pid, SIGKILL);
-    for (int word, n = 0; n < 3 && (word = __atomic_load_n(&inner->attention, __ATOMIC_SEQ_CST)); n++)
-        sc_raw6(SYS_futex, &inner->attention, FUTEX_WAIT, word, &patience, 0, 0);
-    while (sibling && sc_raw4(SYS_wait4, inner->pid, 0, __WALL, 0) == -EINTR) {
-    }
-    sc_end_inner(inner);
 }
 
 /* Reaps the child, if it is to be had soon: unless it is to be waited for, which the caller does without the GIL. */
@@ -345,7 +119,7 @@ sc_light_run(sc_light *l)
         held |= hold;
     }
     if (l->pid > 0 && refused < 0) {
-        sc_park(l);
+        sc_light_park(l);
         sc_light_reap(l, true);
         if (l->pidfd >= 0) sc_raw1(SYS_close, l->pidfd);
         l->pidfd = -1;
@@ -357,8 +131,8 @@ sc_light_run(sc_light *l)
     if (l->attach) sc_raw6(SYS_futex, &l->started, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
     if (l->pid > 0) {
         if (outer) __atomic_store_n(&outer->inner, l, __ATOMIC_SEQ_CST);
-        sc_park(l);
-        sc_end_inner(l);
+        sc_light_park(l);
+        sc_light_end_inner(l);
         if (outer) __atomic_store_n(&outer->inner, NULL, __ATOMIC_SEQ_CST);
         if (l->end == SC_DIED) SC_UNPOISON(low, top - low);
         sc_light_reap(l, false);
@@ -454,20 +228,6 @@ sc_clone_failed(sc_state *state, PyObject *plan, long minus_errno, const char *s
         Py_DECREF(exception);
     }
     return NULL;
-}
-
-/* light_rearm(): in a light process whose credentials have changed: the kernel has forgotten that it dies with its creator. */
-PyObject *
-sc_light_rearm(PyObject *module, PyObject *unused)
-{
-    (void)module, (void)unused;
-    sc_light *l = sc_caught_by;
-    if (l && l->own_group && !l->guarded) {
-        sc_raw5(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-        /* The parent may have died meanwhile. In a pid namespace of its own this cannot be seen: 0. */
-        if (sc_raw0(SYS_getppid) != l->parent) sc_signals_die(SIGKILL);
-    }
-    Py_RETURN_NONE;
 }
 
 /* light_call(plan, fn, *args, **kwargs) -> what fn returns; raises what it raises. */

@@ -6,14 +6,6 @@
 
 #include <signal.h>
 
-/* The kernel's own sigaction, which is not libc's. */
-typedef struct {
-    uintptr_t handler;
-    unsigned long flags;
-    uintptr_t restorer;
-    uint64_t mask;
-} sc_sigaction;
-
 void
 sc_signals_block(uint64_t *old)
 {
@@ -31,11 +23,11 @@ void
 sc_signals_clear_handlers(void)
 {
     for (int sig = 1; sig <= 64; sig++) {
-        sc_sigaction action = {0};
+        sc_kernel_sigaction action = {0};
         if (sig == SIGKILL || sig == SIGSTOP || sc_raw4(SYS_rt_sigaction, sig, 0, &action, SC_SIGSET_BYTES) < 0
             || action.handler == (uintptr_t)SIG_DFL || action.handler == (uintptr_t)SIG_IGN)
             continue;
-        sc_sigaction reset = {.handler = (uintptr_t)SIG_DFL};
+        sc_kernel_sigaction reset = {.handler = (uintptr_t)SIG_DFL};
         sc_raw4(SYS_rt_sigaction, sig, &reset, 0, SC_SIGSET_BYTES);
     }
 }
@@ -44,7 +36,7 @@ sc_signals_clear_handlers(void)
 void
 sc_signals_die(int sig)
 {
-    sc_sigaction reset = {.handler = (uintptr_t)SIG_DFL};
+    sc_kernel_sigaction reset = {.handler = (uintptr_t)SIG_DFL};
     uint64_t open_mask = SC_ALL_SIGNALS & ~(1ULL << (sig - 1));
     sc_raw4(SYS_rt_sigaction, sig, &reset, 0, SC_SIGSET_BYTES);
     sc_raw3(SYS_tgkill, sc_raw0(SYS_getpid), sc_raw0(SYS_gettid), sig);
@@ -59,7 +51,7 @@ sc_set_disposition(PyObject *module, PyObject *args)
     (void)module;
     int sig, ignored;
     if (!PyArg_ParseTuple(args, "ip:set_disposition", &sig, &ignored)) return NULL;
-    sc_sigaction reset = {.handler = (uintptr_t)(ignored ? SIG_IGN : SIG_DFL)};
+    sc_kernel_sigaction reset = {.handler = (uintptr_t)(ignored ? SIG_IGN : SIG_DFL)};
     long answer = sc_raw4(SYS_rt_sigaction, sig, &reset, 0, SC_SIGSET_BYTES);
     if (answer < 0) return sc_oserror(answer);
     Py_RETURN_NONE;

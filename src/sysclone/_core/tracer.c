@@ -39,13 +39,6 @@
 #define SC_FEW_TASKS 64
 #define SC_OPTIONS (PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACEEXEC)
 
-typedef struct {
-    uintptr_t handler;
-    unsigned long flags;
-    uintptr_t restorer;
-    uint64_t mask;
-} sc_kernel_sigaction;
-
 /* --- the timer */
 
 static void
