@@ -313,6 +313,7 @@ void sc_left_free(sc_left *left);
 /* --- reap.c: light processes whose threads outlive their function */
 void sc_reap_later(int pidfd, sc_guarded *guarded, sc_left *left, PyObject *keep);
 void sc_reap_ended(void);
+void sc_reap_after_fork(void);
 PyObject *sc_reap_pending(PyObject *module, PyObject *unused);
 PyObject *sc_reap_later_py(PyObject *module, PyObject *args);
 

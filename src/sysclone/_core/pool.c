@@ -362,6 +362,7 @@ sc_pool_after_fork(PyObject *module, PyObject *unused)
     sc_main_thread_after_fork();
     sc_guard_after_fork();
     sc_gil_after_fork();
+    sc_reap_after_fork();
     sc_idle = sc_all = NULL;
     sc_idle_count = sc_busy_count = 0;
     sc_generation++;

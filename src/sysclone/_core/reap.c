@@ -110,6 +110,14 @@ sc_reap_ended(void)
     }
 }
 
+/* In a forked child: they are its creator's, also where the child has the creator's number, in another pid namespace. Their
+   fds may be in a table that is shared, and stay. */
+void
+sc_reap_after_fork(void)
+{
+    sc_pending_count = 0;
+}
+
 /* reap_pending() -> how many are left after reaping those that have ended. */
 PyObject *
 sc_reap_pending(PyObject *module, PyObject *unused)
