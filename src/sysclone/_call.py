@@ -334,7 +334,8 @@ def _start_prepared(
 def other_threads() -> int:
     """How many threads, or processes that share this memory, could hold a lock at the moment of a clone.
 
-    Idle helpers of this library do not count: they wait in the kernel and hold nothing.
+    Idle helpers of this library do not count: they wait in the kernel and hold nothing. The thread that watches over threads
+    that a function left (left.c) counts, and stands for them.
     """
     if _core.single_threaded():
         return 0
