@@ -21,9 +21,11 @@
 
 #if SC_PY(13)
 #define SC_HEAD_LOCK() PyMutex_Lock(&_PyRuntime.interpreters.mutex)
+#define SC_HEAD_TRY() sc_try_mutex(&_PyRuntime.interpreters.mutex._bits)
 #define SC_HEAD_UNLOCK() PyMutex_Unlock(&_PyRuntime.interpreters.mutex)
 #else
 #define SC_HEAD_LOCK() ((void)PyThread_acquire_lock(_PyRuntime.interpreters.mutex, WAIT_LOCK))
+#define SC_HEAD_TRY() PyThread_acquire_lock(_PyRuntime.interpreters.mutex, NOWAIT_LOCK)
 #define SC_HEAD_UNLOCK() PyThread_release_lock(_PyRuntime.interpreters.mutex)
 #endif
 
@@ -44,12 +46,23 @@ sc_bury_is_dead(const PyThreadState *ts)
     return sc_thread_number(ts->thread_id) == 0;
 }
 
-/* Whether a thread that lives has this id in libc's eyes. */
-bool
+#if SC_PY(13)
+/* What CPython itself exports of this is another function in each version. */
+static bool
+sc_try_mutex(uint8_t *bits)
+{
+    uint8_t open = __atomic_load_n(bits, __ATOMIC_RELAXED) & ~_Py_LOCKED;
+    return __atomic_compare_exchange_n(bits, &open, open | _Py_LOCKED, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+#endif
+
+/* Whether a thread that lives has this id in libc's eyes: 1 or 0, or -1 where the list of thread states is somebody else's at
+   this moment. Nobody is waited for: the caller has a mutex of the GIL's, and to wait for a PyMutex is to let go of the GIL. */
+int
 sc_bury_lives(int number)
 {
-    bool found = false;
-    SC_HEAD_LOCK();
+    int found = 0;
+    if (!SC_HEAD_TRY()) return -1;
     for (PyThreadState *ts = PyInterpreterState_ThreadHead(PyInterpreterState_Main()); ts && !found; ts = ts->next)
         found = sc_thread_number(ts->thread_id) == number;
     SC_HEAD_UNLOCK();

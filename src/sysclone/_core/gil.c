@@ -175,7 +175,8 @@ sc_seize(pthread_mutex_t *mutex, pthread_cond_t *const conds[2])
         if (owner == mine) return true;
         /* Between the word and the owner there are some instructions; and a thread that ends gives its thread state back before
            the GIL. */
-        lost = owner && sc_bury_lives(owner) ? 0 : lost + 1;
+        int lives = owner ? sc_bury_lives(owner) : 0;
+        if (lives >= 0) lost = lives ? 0 : lost + 1;
         if (lost > 2 * SC_LAG_MS) return true;
         for (int i = 0; i < 2 && sc_counts_waiters(); i++) sc_unstick(conds[i], &stuck[i], now);
         sc_pause();

@@ -30,6 +30,6 @@
 bool sc_frames_is_mapped(const void *at, size_t bytes);
 _PyInterpreterFrame *sc_frames_top(const sc_tstate *saved);
 bool sc_bury_is_dead(const PyThreadState *ts);
-bool sc_bury_lives(int number);
+int sc_bury_lives(int number);
 
 #endif
