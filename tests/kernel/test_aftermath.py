@@ -362,6 +362,27 @@ def test_what_runs_for_a_killed_function_dies_with_it(parent):
     """)
 
 
+def test_a_forked_child_knows_nothing_of_its_creators_left_threads():
+    """What is left to be reaped is the creator's, and a forked child has none of it."""
+    go_on = threading.Event()
+    thread = threading.Thread(target=go_on.wait)
+
+    sysclone.call(thread.start)
+    try:
+        assert _core.reap_pending() == 1
+        child = os.fork()
+        if child == 0:
+            os._exit(_core.reap_pending())
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        go_on.set()
+        thread.join()
+    deadline = time.monotonic() + 10
+    while _core.reap_pending() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert _core.reap_pending() == 0
+
+
 def test_a_task_of_another_table_closes_no_fd_here():
     """A Task made inside a light process with a file table of its own closes none of the creator's fds when it goes."""
     task = sysclone.call(lambda: sysclone.start(int))
