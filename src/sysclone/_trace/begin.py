@@ -189,12 +189,8 @@ def _could_be_attached(tid: int, tracer: int) -> bool:
 
 def _state_of(tid: int) -> tuple[str, int]:
     """A task's state ("X" where it has gone) and who traces it (0: nobody)."""
-    try:
-        with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return lines["State"].split()[0], int(lines["TracerPid"])
-    except (OSError, ValueError):
-        return "X", 0
+    lines = status_of(tid)
+    return (lines["State"].split()[0], int(lines["TracerPid"])) if lines else ("X", 0)
 
 
 def _wanted(pid: int, threads: bool, tree: bool) -> list[int]:
@@ -240,6 +236,15 @@ def _why_not_attached(pid: int, errno: int) -> str:
     if not _capable(_CAP_SYS_PTRACE):
         return "likely: it is another user's, or kernel.yama.ptrace_scope lets none but ancestors trace\ntry: as root"
     return "likely: it is a kernel thread, or an LSM refuses"
+
+
+def status_of(tid: int) -> dict[str, str]:
+    """What /proc says of a task, line by line; empty where it has gone."""
+    try:
+        with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as file:
+            return dict(line.split(":", 1) for line in file)
+    except OSError:
+        return {}
 
 
 def look(tid: int) -> tuple[str, tuple[str, ...]]:

@@ -9,7 +9,7 @@ from collections import deque
 from .._errors import SyscloneError
 from .._flags import Clone
 from .._kernel import why_no_proc
-from .begin import look
+from .begin import look, status_of
 from .events import AttachEvent, CloneEvent, ExecEvent, ExitEvent
 from .session import Trace
 from .tracefs import Instance, Record
@@ -127,10 +127,10 @@ class SystemTrace(Trace):
         tid = record.other if record.kind == "sched_process_exec" else record.tid
         if tid in self._process:
             return []
-        status = _status(tid) if self._knows_numbers else {}
-        pid = self._process[tid] = status.get("Tgid", tid)
+        status = status_of(tid) if self._knows_numbers else {}
+        pid = self._process[tid] = int(status.get("Tgid", tid))
         argv = look(tid)[1] if status else ()
-        return [AttachEvent(record.when, pid, tid, "attach", record.by, argv, status.get("PPid", 0))]
+        return [AttachEvent(record.when, pid, tid, "attach", record.by, argv, int(status.get("PPid", 0)))]
 
     def _event(self, record: Record) -> list[Event]:
         if record.kind == "task_newtask":
@@ -153,13 +153,3 @@ def _is_initial() -> bool:
         return not why_no_proc() and os.readlink("/proc/self/ns/pid") == f"pid:[{_INITIAL}]"
     except OSError:
         return False
-
-
-def _status(tid: int) -> dict[str, int]:
-    """A task's process and its parent, as /proc still knows them; empty where it has gone."""
-    try:
-        with open(f"/proc/{tid}/status", encoding="ascii", errors="replace") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return {name: int(lines[name]) for name in ("Tgid", "PPid")}
-    except (OSError, ValueError, KeyError):
-        return {}
