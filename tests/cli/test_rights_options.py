@@ -191,6 +191,12 @@ REFUSED = [
     (["--landlock-best-effort"], "--landlock-best-effort", "no other option of Landlock's"),
     (["--seccomp", "mount"], "--seccomp", "CALL,…=ACTION"),
     (["--seccomp", "mount=EPRM"], "--seccomp", "no action"),
+    (
+        ["--seccomp", "mount=EPERM", "--seccomp", "mount=kill"],
+        "--seccomp",
+        "mount is given twice, with EPERM and with kill",
+    ),
+    (["--seccomp", "mkdir,mkdirat=log", "--seccomp", "mkdir=kill"], "--seccomp", "mkdir is given twice"),
     (["--seccomp-default", "never"], "--seccomp-default", "no action"),
     (["--seccomp-filter", "/no/such"], "--seccomp-filter", "No such file"),
     (["--seccomp-filter", "/proc/self/maps"], "--seccomp-filter", "8 bytes"),

@@ -65,7 +65,7 @@ def add_filter_arguments(group: argparse._ArgumentGroup) -> None:
     add("--seccomp-default", type=words.item(_action), metavar="ACTION", help="what happens to the others; else allow")
     add(
         "--seccomp-filter",
-        type=words.item(_program),
+        type=words.field("seccomp", _program),
         metavar="FILE",
         help="a filter that is compiled: struct sock_filter, one after the other",
     )
@@ -100,10 +100,20 @@ def filters_of(args: argparse.Namespace) -> dict[str, Any]:
     if by_rules and args.seccomp_filter is not None:
         raise ContextError("--seccomp beside it: one of them", field="seccomp_filter")
     if by_rules:
-        found["seccomp"] = SeccompFilter(args.seccomp_default or "allow", dict(args.seccomp_rules))
+        found["seccomp"] = SeccompFilter(args.seccomp_default or "allow", _rules_of(args.seccomp_rules))
     elif args.seccomp_filter is not None:
         found["seccomp"] = args.seccomp_filter
     return found
+
+
+def _rules_of(given: list[Rule]) -> dict[str, str]:
+    """The action of each call: libseccomp would keep one of two, and not say which."""
+    rules: dict[str, str] = {}
+    for calls, action in given:
+        for call in calls:
+            if rules.setdefault(call, action) != action:
+                raise ContextError(f"{call} is given twice, with {rules[call]} and with {action}", field="seccomp")
+    return rules
 
 
 def _landlock_rule(text: str) -> Rule:
@@ -144,11 +154,8 @@ def _seccomp_rule(text: str) -> Rule:
 
 
 def _program(path: str) -> bytes:
-    from .._context.field_table import FIELDS
-
     try:
         with open(path, "rb") as file:
-            program: bytes = FIELDS["seccomp"][1](file.read(_MOST_BYTES + 1), "seccomp_filter")
+            return file.read(_MOST_BYTES + 1)
     except OSError as e:
         raise argparse.ArgumentTypeError(f"{path}: {e.strerror}") from None
-    return program
