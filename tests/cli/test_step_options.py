@@ -105,14 +105,16 @@ def test_a_place_of_its_own(sysclone, tmp_path):
     seen = look(
         sysclone, "--map-root", "--new", "mount,uts,pid", "--hostname", "blue", "--mount", "proc",
         "--mount", f"tmpfs:{tmp_path}/new:size=1M,create,noexec", "--mount", f"bind:/usr:{tmp_path}/new/usr:ro,create",
-        "--mount", f"bind:{tmp_path}/a\\:b:ro", "--chdir", f"{tmp_path}/new/usr",
+        "--mount", f"bind:{tmp_path}/a\\:b:rw,ro", "--mount", f"tmpfs:{tmp_path}/new/rw:ro,create,rw",
+        "--chdir", f"{tmp_path}/new/usr",
     )  # fmt: skip
 
     mounts = dict(seen["mounts"])
     assert (seen["pid"], seen["host"], seen["cwd"]) == (1, "blue", f"{tmp_path}/new/usr")
     assert (seen["uid"], seen["uid_map"]) == ([0, 0, 0], ["0", str(os.geteuid()), "1"])
     assert "noexec" in mounts[f"{tmp_path}/new"].split(",")
-    assert [mounts[f"{tmp_path}/{path}"].split(",")[0] for path in ("new", "new/usr", "a:b")] == ["rw", "ro", "ro"]
+    first = {path: mounts[f"{tmp_path}/{path}"].split(",")[0] for path in ("new", "new/usr", "a:b", "new/rw")}
+    assert first == {"new": "rw", "new/usr": "ro", "a:b": "ro", "new/rw": "rw"}
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
 
 
@@ -231,6 +233,7 @@ REFUSED = [
     (["--mount", "move:/usr"], "--mount", "move:SOURCE:TARGET"),
     (["--mount", "tmpfs:/mnt:sized=3"], "--mount", "takes no sized"),
     (["--mount", "tmpfs:/mnt:or"], "--mount", "no option of a mount"),
+    (["--mount", "set:/mnt:nosuid,rw"], "--mount", "set takes no rw"),
     (["--mount", "overlay:/mnt:lower=/usr"], "--mount", "two directories"),
     (["--mount", "proc"], "--mount", "without new=MOUNT"),
     (["--map-root", "--map-users", "0,0,1"], "--map-users", "--map-root makes both"),

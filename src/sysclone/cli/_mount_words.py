@@ -62,7 +62,9 @@ def _mount_options(text: str) -> tuple[Switches, Values]:
             switches[_SWITCHES[name]] = True
         elif equals or name == "norecursive":
             values.setdefault(name, []).append(_plain(value))
-        elif name != "rw":
+        elif name == "rw":
+            switches["read_only"] = False
+        else:
             known = ("rw", *_SWITCHES, "norecursive")
             raise argparse.ArgumentTypeError(f"{name!r} is no option of a mount{near(name, known)}")
     return switches, values
@@ -104,6 +106,8 @@ def _move(paths: list[str], switches: Switches, _values: Values) -> Mount:
 def _set(paths: list[str], switches: Switches, values: Values) -> Mount:
     if switches.pop("create", False):
         raise argparse.ArgumentTypeError("set takes no create: it is for what is mounted already")
+    if switches.get("read_only") is False:
+        raise argparse.ArgumentTypeError("set takes no rw: it takes nothing away from what is set already")
     return Mount.set(*paths, recursive=values.pop("norecursive", None) is None, **switches)
 
 
