@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from .._context.mount_types import PROPAGATIONS
 from .._errors import ContextError
+from .._flags import Namespace
 from . import _words as words
 from ._filter_options import add_filter_arguments, filters_of
 from ._mount_words import mount
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Final
 
-    from .._flags import Namespace
     from .._namespaces import Namespaces
 
     Wanted = tuple[int | str, Namespace | None]
@@ -193,15 +193,9 @@ def joined(wanted: list[Wanted]) -> Iterator[Namespaces | None]:
         for target, kinds in wanted:
             one = Namespaces.of(target) if kinds is None else Namespaces.of(target, kinds=kinds)
             stack.enter_context(one)
-            found |= {_name(flag): fd for flag, fd in one.joins()}
+            found |= {str(Namespace(flag).name).lower(): fd for flag, fd in one.joins()}
         together = stack.enter_context(Namespaces(**found)) if found else None
         yield together
-
-
-def _name(flag: int) -> str:
-    from .._flags import Namespace
-
-    return str(Namespace(flag).name).lower()
 
 
 def _join(text: str) -> Wanted:
