@@ -20,7 +20,7 @@ from ._flags import Namespace, Share, format_step
 from ._idmap import plan_of
 from ._steps.steps import need_lending, prepared, steps_of
 from ._task.child import flush, live
-from ._task.copied import CopiedTask, has_abandoned, put_down, reap_abandoned
+from ._task.copied import CopiedTask, has_abandoned, put_down, reap_abandoned, result_of
 from ._task.light import STOP_CANCEL, LightTask
 from ._task.status import Status
 from ._task.task import STOP_PATIENCE, Task, failure
@@ -203,7 +203,7 @@ def call(context: Description, fn: Callable[P, R], /, *args: P.args, **kwargs: P
         if context.timeout is None and context.cgroup is None and context.parent == "caller":
             at_once: R = _copied_at_once(context, fn, args, kwargs)
             return at_once
-        copied: R = _copied_result(context, start_copied(context, fn, args, kwargs))
+        copied: R = result_of(start_copied(context, fn, args, kwargs))
         return copied
     steps = steps_of(context, light=True)
     if steps:
@@ -276,18 +276,6 @@ def _timed_result(context: Description, task: LightTask) -> Any:
         # The exception that the job keeps has this frame in its traceback.
         del task
     raise TaskTimeout(pid=pid, seconds=context.timeout or 0.0, still_running=True)
-
-
-def _copied_result(context: Description, task: CopiedTask) -> Any:
-    try:
-        return task.result()
-    except BaseException:
-        if not task.done():
-            task.cancel()
-            task.wait()
-        raise
-    finally:
-        task.close()
 
 
 def start_light(

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 
 import pytest
-from executor_calls import FRESH, add, notes, tells_and_closes, tells_and_leaves, tells_and_waits, waits_at
+from executor_calls import add, notes, tells_and_closes, tells_and_leaves, tells_and_waits, waits_at
 from helpers import SECONDS, ended
 
 from sysclone import Executor, TaskFailed, TaskKilled
@@ -63,20 +63,6 @@ class Loaded:
         pids = [future.result(SECONDS) for future in self.futures]
         assert sorted(self.noted()) == list(enumerate(pids))
         assert (self.pid in pids) != elsewhere
-
-
-@pytest.fixture
-def one():
-    """An executor with one warm worker."""
-    with Executor(1, kind="copied", tasks_per_worker=None) as executor:
-        yield executor
-
-
-@pytest.fixture(params=[{"kind": "copied"}, FRESH], ids=["copied", "fresh"])
-def either(request):
-    """The same, of each kind that has memory of its own."""
-    with Executor(1, tasks_per_worker=None, **request.param) as executor:
-        yield executor
 
 
 @pytest.fixture

@@ -9,25 +9,11 @@ import signal
 import threading
 
 import pytest
-from executor_calls import FRESH, add
+from executor_calls import add
 from helpers import SECONDS, state
 
 from sysclone import Executor, ResultError
 from sysclone.executor._lane import MOST, Lane, LaneEnd
-
-
-@pytest.fixture
-def one():
-    """An executor with one warm worker."""
-    with Executor(1, kind="copied", tasks_per_worker=None) as executor:
-        yield executor
-
-
-@pytest.fixture(params=[{"kind": "copied"}, FRESH], ids=["copied", "fresh"])
-def either(request):
-    """The same, of each kind that has memory of its own."""
-    with Executor(1, tasks_per_worker=None, **request.param) as executor:
-        yield executor
 
 
 def lanes(pid="self"):

@@ -18,43 +18,13 @@ from features import requires
 from helpers import KCMP, in_subprocess, shared
 
 import sysclone
-from sysclone import Answer, Context, Namespace, Share, Task, inspect, lowlevel
+from sysclone import Answer, Context, Namespace, Share, inspect, lowlevel
 from sysclone._inspect.sharing import RESOURCES
 from sysclone.cli._sysv import Semaphore
 
 pytestmark = requires("kcmp")
 
 CLEARED = Context(clear_signal_handlers=True)
-
-
-@pytest.fixture
-def waiting() -> Iterator[Callable[..., Task]]:
-    """Starts tasks in a context: each does what it is told to first, says so, and waits for the end of the test."""
-    go_on, tell = os.pipe()
-    tasks = []
-
-    def start(context: Context, first: Callable[[], object] = int) -> Task:
-        ready, said = os.pipe()
-
-        def body() -> None:
-            first()
-            os.write(said, b"x")
-            os.read(go_on, 1)
-
-        task = context.start(body)
-        tasks.append(task)
-        assert os.read(ready, 1) == b"x"
-        os.close(ready)
-        os.close(said)
-        return task
-
-    yield start
-    os.write(tell, b"x" * len(tasks))
-    for task in tasks:
-        task.result(20)
-        task.close()
-    os.close(go_on)
-    os.close(tell)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import time
-from multiprocessing import resource_tracker
 
 import pytest
 from executor_calls import add, square, whoami
@@ -16,25 +15,11 @@ from helpers import SECONDS
 
 import sysclone
 from sysclone import Context, Namespace, Share
-from sysclone.multiprocessing import get_context, shared_zygote
+from sysclone.multiprocessing import get_context
+
+pytestmark = pytest.mark.usefixtures("helpers_of_all")
 
 METHODS = ("clone", "zygote")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def helpers_of_all():
-    """What multiprocessing and sysclone start once for all, begun before the tests and ended after them."""
-    resource_tracker.ensure_running()
-    zygote = shared_zygote()
-    yield
-    zygote.close()
-    resource_tracker._resource_tracker._stop()
-
-
-@pytest.fixture(params=METHODS)
-def method(request):
-    """A context of each start method."""
-    return get_context(request.param)
 
 
 def put(queue, value):

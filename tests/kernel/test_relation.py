@@ -21,26 +21,6 @@ pytestmark = requires("kcmp")
 
 
 @pytest.fixture
-def gate():
-    """Gives a function that starts tasks which wait for the end of the test."""
-    go_on, tell = os.pipe()
-    tasks = []
-
-    def start(context):
-        task = context.start(os.read, go_on, 1)
-        tasks.append(task)
-        return task
-
-    yield start
-    os.write(tell, b"x" * len(tasks))
-    for task in tasks:
-        task.result(20)
-        task.close()
-    os.close(go_on)
-    os.close(tell)
-
-
-@pytest.fixture
 def odd_thread():
     """The tid of a thread that has unshared its cwd."""
     ready, end = threading.Event(), threading.Event()
@@ -63,9 +43,9 @@ def odd_thread():
     [Share.VM, Share.FS, Share.FILES, Share.VM | Share.SIGHAND, Share.VM | Share.FS | Share.FILES, Share(0)],
     ids=str,
 )
-def test_the_flags_are_those_it_was_made_with(gate, share):
+def test_the_flags_are_those_it_was_made_with(waiting, share):
     """What two tasks share, and the flags for such a pair, are those of the context, from either side."""
-    task = gate(Context(share=share, exit_signal=signal.SIGURG))
+    task = waiting(Context(share=share, exit_signal=signal.SIGURG))
     pair = relation(os.getpid(), task.pid)
     back = relation(task.pid, os.getpid())
 
@@ -76,10 +56,10 @@ def test_the_flags_are_those_it_was_made_with(gate, share):
     assert pair.unknown == Share(0)
 
 
-def test_the_flags_make_such_a_pair(gate):
+def test_the_flags_make_such_a_pair(waiting):
     """A task that is made with the flags of a pair is related to its creator as that pair is."""
-    first = relation(os.getpid(), gate(Context(share=Share.VM | Share.FS | Share.SYSVSEM)).pid)
-    again = relation(os.getpid(), gate(Context(share=Share(int(first.flags)))).pid)
+    first = relation(os.getpid(), waiting(Context(share=Share.VM | Share.FS | Share.SYSVSEM)).pid)
+    again = relation(os.getpid(), waiting(Context(share=Share(int(first.flags)))).pid)
 
     assert (again.shared, again.flags) == (first.shared, first.flags)
 
@@ -93,9 +73,9 @@ def test_a_thread_and_its_process(odd_thread):
     assert pair.exit_signal == 0
 
 
-def test_siblings_share_with_each_other_or_with_their_parent(gate):
+def test_siblings_share_with_each_other_or_with_their_parent(waiting):
     """Children that share what their parent shares too need no CLONE_PARENT; one that a sibling made for itself does."""
-    one, other = gate(Context.light()), gate(Context.light())
+    one, other = waiting(Context.light()), waiting(Context.light())
     assert relation(one.pid, other.pid).flags == Clone.VM
 
     made, told = os.pipe()
@@ -119,9 +99,9 @@ def test_siblings_share_with_each_other_or_with_their_parent(gate):
 
 
 @requires("root", "uts_namespaces")
-def test_other_namespaces_are_new_ones(gate):
+def test_other_namespaces_are_new_ones(waiting):
     """Namespaces in which two tasks differ are flags to make them."""
-    pair = relation(os.getpid(), gate(Context(new=Namespace.UTS | Namespace.IPC)).pid)
+    pair = relation(os.getpid(), waiting(Context(new=Namespace.UTS | Namespace.IPC)).pid)
 
     assert pair.other == Namespace.UTS | Namespace.IPC
     assert Namespace.NET in pair.same
@@ -219,9 +199,9 @@ def test_why_of_threads(odd_thread):
     assert why(odd_thread) == words + " except for its own cwd (CLONE_FS was not set or was unshared)"
 
 
-def test_why_of_processes(gate):
+def test_why_of_processes(waiting):
     """A process is told by its parent, with what it shares with it."""
-    light, plain = gate(Context.light()), gate(Context())
+    light, plain = waiting(Context.light()), waiting(Context())
 
     assert why(light.pid).startswith(f"a light process, a child of {os.getpid()} (")
     assert "with which it shares memory (CLONE_VM)" in why(light.pid)

@@ -8,31 +8,16 @@ import pickle
 import subprocess
 import sys
 import textwrap
-from multiprocessing import resource_tracker
 
 import pytest
 from helpers import SECONDS, SOURCES
 
 from sysclone import Context
-from sysclone.multiprocessing import get_context, shared_zygote
+from sysclone.multiprocessing import get_context
+
+pytestmark = pytest.mark.usefixtures("helpers_of_all")
 
 METHODS = ("clone", "zygote")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def helpers_of_all():
-    """What multiprocessing and sysclone start once for all, begun before the tests and ended after them."""
-    resource_tracker.ensure_running()
-    zygote = shared_zygote()
-    yield
-    zygote.close()
-    resource_tracker._resource_tracker._stop()
-
-
-@pytest.fixture(params=METHODS)
-def method(request):
-    """A context of each start method."""
-    return get_context(request.param)
 
 
 @pytest.fixture

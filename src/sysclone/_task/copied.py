@@ -192,6 +192,19 @@ class CopiedTask(Task):
             self.close()
 
 
+def result_of(task: CopiedTask) -> Any:
+    """What its function returns. The task is over afterwards, also where the caller was interrupted, and is closed."""
+    try:
+        return task.result()
+    except BaseException:
+        if not task.done():
+            task.cancel()
+            task.wait()
+        raise
+    finally:
+        task.close()
+
+
 def put_down(pid: int, pidfd: int) -> None:
     """End a process that nobody will hold a Task of, and reap it."""
     _core.pidfd_send_signal(pidfd, int(_signal.SIGKILL), 0)

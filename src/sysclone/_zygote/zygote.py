@@ -20,7 +20,7 @@ from weakref import WeakSet
 from .._context.description import Description
 from .._data.result import ResultPage
 from .._errors import ZygoteError
-from .._task.copied import reap_abandoned
+from .._task.copied import reap_abandoned, result_of
 from .._under import under
 from . import importing
 from .fresh import check, main_module, pack_call
@@ -116,17 +116,8 @@ class Zygote:
 
     def call_in(self, context: Description, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """The same in a Context: all but what would be the zygote's and not the caller's, which is a ContextError."""
-        task = self._begin(context, fn, args, kwargs)
-        try:
-            result: R = task.result()
-            return result
-        except BaseException:
-            if not task.done():
-                task.cancel()
-                task.wait()
-            raise
-        finally:
-            task.close()
+        result: R = result_of(self._begin(context, fn, args, kwargs))
+        return result
 
     def start_in(self, context: Description, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task:
         """The same in a Context, without waiting."""
