@@ -316,6 +316,23 @@ def _start_prepared(
     return LightTask(_core.start(plan_of(context, "light"), in_cgroup), what, is_thread)
 
 
+def start_soon(
+    context: Description, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> _core.Job:
+    """A light process on a helper thread, which may be cloned a moment after this returns.
+
+    Where it is refused then, the job's result() raises that, and its pid is negative.
+    """
+    if context.cgroup is not None:
+        return start_light(context, fn, args, kwargs)._job
+    if _UNSUPPORTED:
+        need_lending()
+    steps = steps_of(context, light=True)
+    if steps:
+        return _core.start_soon(plan_of(context, "light"), _watched(prepared), steps, fn, args, kwargs)
+    return _core.start_soon(plan_of(context, "light"), _watched(fn), *args, **kwargs)
+
+
 # --- copied processes
 
 

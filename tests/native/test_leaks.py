@@ -55,8 +55,8 @@ def reap(pid):
 def raises():
     raise KeyError("x")
 
-def starts(*function):
-    job = core.start(light, *function)
+def starts(*function, start=core.start):
+    job = start(light, *function)
     try:
         job.wait(10)
         job.fileno()
@@ -69,6 +69,25 @@ def starts(*function):
     finally:
         job.close()
         del job  # the exception that it keeps has this frame in its traceback
+
+def bells():
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    bell = core.Bell(fd)
+    job = core.start(light, int)
+    bell.heed(job, 7)
+    job.wait(10)
+    assert bell.ended() == [7] and bell.ended() == [] and os.eventfd_read(fd) == 1
+    bell.heed(job, 8)
+    bell.heed(job, 9)
+    assert bell.ended() == [9]
+    bell.heed(job, 1)
+    bell.hush(job)
+    refused(bell.hush, 5)
+    refused(bell.heed, None, 5)
+    refused(core.Bell, "x")
+    bell.heed(job, 1)
+    bell.close()
+    os.close(fd)
 
 def calls(*function):
     try:
@@ -218,6 +237,7 @@ def sends():
 """
 
 LOOPS = {
+    "Bell": "bells()",
     "ENTRY_EXIT": "clones3()",
     "Job": "starts(int)",
     "Mapping": "maps()",
@@ -277,6 +297,7 @@ LOOPS = {
     "refused(core.syscall, 'capget', b'', 1.5); refused(core.syscall, 'capget', b'12345678', bytearray(24))",
     "timed_call": "core.timed_call(5.0, light, bytes, 65536)",
     "start": "starts(bytes, 65536); starts(raises); starts(os._exit, 3)",
+    "start_soon": "starts(bytes, 65536, start=core.start_soon); starts(raises, start=core.start_soon)",
     "unshare": "core.unshare(0x400); refused(core.unshare, 1 << 60)",
     "unsupported": "core.unsupported()",
     "waitid": "refused(core.waitid, 1, 1 << 22, 4); clones3()",

@@ -48,6 +48,7 @@ typedef struct {
     void (*python_handler)(int); /* CPython's own, as far as it could be seen; NULL if not */
     PyTypeObject *plan_type;
     PyTypeObject *job_type;
+    PyTypeObject *bell_type;
     PyTypeObject *mapping_type;
 } sc_state;
 
@@ -293,8 +294,9 @@ long sc_thread_count(void);
 bool sc_stop_try(sc_light *light, sc_sight *sight);
 
 /* --- pool.c: parked helper threads for start() */
-extern PyType_Spec sc_job_spec;
+extern PyType_Spec sc_job_spec, sc_bell_spec;
 PyObject *sc_start(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *sc_start_soon(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *sc_timed_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *sc_pool_info(PyObject *module, PyObject *unused);
 PyObject *sc_pool_after_fork(PyObject *module, PyObject *unused);

@@ -9,11 +9,6 @@
 
 #define SC_SLICE_NS 100000000LL
 
-typedef struct {
-    PyObject_HEAD
-    sc_run *run;
-} sc_job;
-
 static void
 sc_futex_sleep(int *word, int expected, const struct timespec *until)
 {
@@ -43,15 +38,15 @@ sc_run_new(sc_state *state, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     run->light.args = run->args;
     run->light.nargs = nargs - 2;
     run->light.kwnames = run->kwnames;
+    run->light.creator = (pid_t)sc_raw0(SYS_getpid);
     run->light.cancelled = state->cancelled;
     run->light.shield = state->shield;
     run->light.attach = run->light.want_pidfd = true;
     return run;
 }
 
-/* start(plan, fn, *args, **kwargs) -> Job, when the child has been made. */
-PyObject *
-sc_start(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+static PyObject *
+sc_start_run(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, bool soon)
 {
     sc_state *state = sc_get_state(module);
     if (nargs < 2 || !PyObject_TypeCheck(args[0], state->plan_type)) {
@@ -81,6 +76,7 @@ sc_start(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     /* Namespaces may take milliseconds; a plain clone is over before another thread could use the GIL. */
     const sc_newborn *newborn = &run->light.plan->newborn;
     bool slow = newborn->waits || newborn->join_count || run->light.plan->clone.flags & 0x7e020080;
+    if (soon && !created && !slow) return (PyObject *)job;
     PyThreadState *ts = created || slow ? PyEval_SaveThread() : NULL;
     while (!__atomic_load_n(&run->light.started, __ATOMIC_SEQ_CST)) sc_futex_sleep(&run->light.started, 0, NULL);
     if (ts) PyEval_RestoreThread(ts);
@@ -91,6 +87,32 @@ sc_start(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
         return NULL;
     }
     return (PyObject *)job;
+}
+
+/* start(plan, fn, *args, **kwargs) -> Job, when the child has been made. */
+PyObject *
+sc_start(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return sc_start_run(module, args, nargs, kwnames, false);
+}
+
+/* The same without waiting for the clone, where an idle helper makes it and nothing of the plan's is the caller's, such as
+   fds: the caller would only sleep with the GIL that the child needs next. If it is refused, result() raises that. */
+PyObject *
+sc_start_soon(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return sc_start_run(module, args, nargs, kwnames, true);
+}
+
+/* Waits until the child has been made, or refused; in a forked child, not for what its creator was about to start. */
+static void
+sc_job_await_start(sc_run *run)
+{
+    if (__atomic_load_n(&run->light.started, __ATOMIC_SEQ_CST)) return;
+    Py_BEGIN_ALLOW_THREADS
+    while (!__atomic_load_n(&run->light.started, __ATOMIC_SEQ_CST) && run->generation == sc_pool_generation())
+        sc_futex_sleep(&run->light.started, 0, NULL);
+    Py_END_ALLOW_THREADS
 }
 
 /* Whether the run is over. A readable eventfd is a promise that it is: between the write to it and the state are a few
@@ -196,6 +218,10 @@ sc_job_result(PyObject *self, PyObject *unused)
     (void)unused;
     sc_run *run = ((sc_job *)self)->run;
     if (sc_job_wait_until(run, NULL) < 0) return NULL;
+    if (run->light.pid < 0) {
+        const char *step = run->light.failed_step;
+        return sc_clone_failed(run->module_state, run->plan, run->light.pid, step ? step : "clone");
+    }
     return sc_light_answer(&run->light, run->module_state);
 }
 
@@ -237,6 +263,7 @@ static PyObject *
 sc_job_get_pid(PyObject *self, void *unused)
 {
     (void)unused;
+    sc_job_await_start(((sc_job *)self)->run);
     return PyLong_FromLong(((sc_job *)self)->run->light.pid);
 }
 
@@ -244,6 +271,7 @@ static PyObject *
 sc_job_get_pidfd(PyObject *self, void *unused)
 {
     (void)unused;
+    sc_job_await_start(((sc_job *)self)->run);
     sc_light *l = &((sc_job *)self)->run->light;
     return PyLong_FromLong(sc_raw0(SYS_getpid) == l->creator ? l->pidfd : -1);
 }

@@ -43,6 +43,8 @@ static PyMethodDef sc_methods[] = {
     {"light_rearm", sc_light_rearm, METH_NOARGS, "In a light process whose ids have changed: it dies with its creator again."},
     {"syscall", SC_FAST(sc_syscall), METH_FASTCALL, "syscall(name, *arguments): a short call with the GIL kept"},
     {"start", SC_FAST(sc_start), METH_FASTCALL | METH_KEYWORDS, "start(plan, fn, *args, **kwargs) -> Job"},
+    {"start_soon", SC_FAST(sc_start_soon), METH_FASTCALL | METH_KEYWORDS,
+     "start_soon(plan, fn, *args, **kwargs) -> Job: the clone may still be to come, and its error is the result's then"},
     {"pool_info", sc_pool_info, METH_NOARGS, "(idle helpers, busy helpers)"},
     {"pool_after_fork", sc_pool_after_fork, METH_NOARGS, "Forget the helpers: in a forked child they are not there."},
     {"pool_drain", sc_pool_drain, METH_VARARGS, "pool_drain(seconds): wait until no helper is busy."},
@@ -97,6 +99,8 @@ sc_exec_module(PyObject *module)
     if (!state->plan_type || PyModule_AddType(module, state->plan_type) < 0) return -1;
     state->job_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &sc_job_spec, NULL);
     if (!state->job_type || PyModule_AddType(module, state->job_type) < 0) return -1;
+    state->bell_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &sc_bell_spec, NULL);
+    if (!state->bell_type || PyModule_AddType(module, state->bell_type) < 0) return -1;
     state->mapping_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &sc_mapping_spec, NULL);
     if (!state->mapping_type || PyModule_AddType(module, state->mapping_type) < 0) return -1;
     PyObject *tracer = PyType_FromModuleAndSpec(module, &sc_tracer_spec, NULL);
@@ -129,6 +133,7 @@ sc_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->shield);
     Py_VISIT(state->plan_type);
     Py_VISIT(state->job_type);
+    Py_VISIT(state->bell_type);
     Py_VISIT(state->mapping_type);
     return 0;
 }
@@ -145,6 +150,7 @@ sc_clear(PyObject *module)
     Py_CLEAR(state->shield);
     Py_CLEAR(state->plan_type);
     Py_CLEAR(state->job_type);
+    Py_CLEAR(state->bell_type);
     Py_CLEAR(state->mapping_type);
     return 0;
 }

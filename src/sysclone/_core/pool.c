@@ -89,6 +89,18 @@ sc_pool_generation(void)
     return sc_generation;
 }
 
+void
+sc_pool_hold(void)
+{
+    pthread_mutex_lock(&sc_pool_lock);
+}
+
+void
+sc_pool_let_go(void)
+{
+    pthread_mutex_unlock(&sc_pool_lock);
+}
+
 static void
 sc_wake(int *word)
 {
@@ -115,6 +127,7 @@ sc_run_free(sc_run *run)
     Py_XDECREF(run->kwnames);
     Py_XDECREF(run->light.value);
     Py_XDECREF(run->light.frames);
+    if (run->bell) sc_bell_leave(run);
     sc_run_close(run);
     PyMem_RawFree(run);
 }
@@ -139,7 +152,10 @@ sc_helper_finish(sc_helper *helper, sc_run *run)
     if (l->end == SC_DIED && l->own_group && l->pid > 0) sc_pool_bury((pid_t)l->pid);
     /* The eventfd is written to first: once the state is set, the Job may close it. Whoever reads of the end before the state
        tells of it waits the moment out (sc_job_is_over): nothing below needs the GIL. */
+    pthread_mutex_lock(&sc_pool_lock);
     __atomic_store_n(&l->ending, 1, __ATOMIC_SEQ_CST);
+    sc_bell_ring(run);
+    pthread_mutex_unlock(&sc_pool_lock);
     int event_fd = __atomic_load_n(&l->event_fd, __ATOMIC_SEQ_CST);
     uint64_t one = 1;
     if (event_fd >= 0) sc_raw3(SYS_write, event_fd, &one, sizeof one);

@@ -31,6 +31,7 @@ class Call:
         number: of this call, unlike any other's in this process.
         items: of a map, or None.
         many: whether each item is a tuple of arguments.
+        manager: whose call it is.
         packed: the call pickled, where it goes to a worker that is running already.
         worker: who has it, once somebody does.
         offer: the number under which it was offered to that worker; 0 until then.
@@ -43,6 +44,7 @@ class Call:
         "future",
         "items",
         "kwargs",
+        "manager",
         "many",
         "number",
         "offer",
@@ -73,8 +75,17 @@ class Call:
         self.tries = 0
         self.offer = 0
         self.worker: Worker | None = None
-        wait = (lambda seconds: manager.help(self, seconds)) if manager.starts_here else None
-        self.future: Future[Any] = Future(lambda: manager.cancelled(self), wait)
+        self.manager = manager
+        self.future: Future[Any] = Future(self)
+
+    def cancelled(self) -> None:
+        """Its future was cancelled."""
+        self.manager.cancelled(self)
+
+    def help(self, seconds: float) -> None:
+        """Somebody waits for its result."""
+        if self.manager.starts_here:
+            self.manager.help(self, seconds)
 
     def pack(self) -> None:
         """Pickle it.

@@ -91,14 +91,13 @@ class Ends(Starts):
         """A process has ended."""
         with self._lock:
             # An event may be older than the fd that bears its number now.
-            if (worker.ended and not worker.sent_last) or worker.helped or not worker.task.done():
+            if (worker.ended and not worker.sent_last) or worker.helped or not worker.done():
                 return
             idle = self._idle.get(worker.spec)
             if idle is not None and worker in idle:
                 idle.remove(worker)
             worker.ended = True
-            for fd, _ in worker.fds():
-                self._unlisten(fd)
+            self._listen_no_more(worker)
             worker.sent_last = worker.sending > 0
             if worker.sending:
                 return
@@ -141,6 +140,7 @@ class Ends(Starts):
                 self._note_time(call, time.monotonic() - worker.begun_at)
             if worker.warm and worker.retired_at is None:
                 self.counts["lost"] += 1
+            self.counts["started"] -= worker.was_refused()
             self._workers.discard(worker)
             self._stuck.discard(worker)
             self._watched.discard(worker)
@@ -268,10 +268,10 @@ class Ends(Starts):
             if worker.call is not call or worker.ended or worker.helped or worker.spec.limited:
                 return
             worker.helped = True
-            self._unlisten(worker.fd)
+            self._listen_no_more(worker)
         done = False
         try:
-            done = worker.task._job.wait(seconds)
+            done = worker.job.wait(seconds)
         finally:
             with self._lock:
                 worker.helped = False

@@ -12,8 +12,18 @@ from typing import TypeVar
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-    from typing import Any
+    from collections.abc import Generator
+    from typing import Any, Protocol
+
+    class Owner(Protocol):
+        """A call, as its future sees it."""
+
+        def cancelled(self) -> None:
+            """The future was cancelled."""
+
+        def help(self, seconds: float) -> None:
+            """Somebody waits for the result and may as well do something for it, for at most so long."""
+
 
 T = TypeVar("T")
 
@@ -34,16 +44,16 @@ class Future(_base.Future[T]):
 
     seconds: float | None
 
-    def __init__(self, on_cancel: Callable[[], None], help: Callable[[float], None] | None = None) -> None:  # noqa: A002
+    def __init__(self, call: Owner) -> None:
         super().__init__()
         self.seconds = None
-        self._on_cancel: Callable[[], None] | None = on_cancel
-        self._help = help
+        self._call: Owner | None = call  # until its end: the call has the future too
 
     def result(self, timeout: float | None = None) -> T:
         """What the call returned; see concurrent.futures.Future."""
-        if self._help is not None and self._state == _base.RUNNING:
-            self._help(_MOMENT if timeout is None or timeout > _MOMENT else max(0.0, timeout))
+        call = self._call
+        if call is not None and self._state == _base.RUNNING:
+            call.help(_MOMENT if timeout is None or timeout > _MOMENT else max(0.0, timeout))
         return super().result(timeout)
 
     def cancel(self) -> bool:
@@ -62,9 +72,9 @@ class Future(_base.Future[T]):
             for waiter in self._waiters:
                 waiter.add_cancelled(self)
             self._condition.notify_all()
-            tell, self._on_cancel = self._on_cancel, None
-        if tell is not None:
-            tell()
+            call, self._call = self._call, None
+        if call is not None:
+            call.cancelled()
         self._call_back()
         return True
 
@@ -102,7 +112,7 @@ class Future(_base.Future[T]):
                 else:
                     waiter.add_exception(self)
             self._condition.notify_all()
-            self._on_cancel = None
+            self._call = None
         return True
 
     def _has_callbacks(self) -> bool:

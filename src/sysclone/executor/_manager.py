@@ -1,7 +1,8 @@
 """The one thread that waits for an executor's processes.
 
-1. It sleeps in epoll_wait on the processes' fds, on their sockets, and on an eventfd that other threads write to. There
-   is no thread for a call, and nothing is looked at again and again, but the RSS of what is limited by it.
+1. It sleeps in epoll_wait on the processes' fds, on their sockets, and on an eventfd that other threads write to; so does
+   the bell (_core/bell.c) when light processes of one call, which have no fd there, have ended. There is no thread for a
+   call, and nothing is looked at again and again, but the RSS of what is limited by it.
 2. It alone ends, reaps and closes processes, so no fd is closed while another thread uses it. The exceptions: a thread
    that submits may hand its call to an idle worker; `Worker.sending` counts those, and the worker is not closed before
    they are done. And a thread that waits for the result of a light process may take its end upon itself (`help`).
@@ -19,6 +20,7 @@ import select
 import threading
 import time
 
+from .. import _core
 from .._errors import CloneError
 from . import _reasons
 from ._ends import Ends
@@ -114,6 +116,7 @@ class Manager(Ends):
             try:
                 self._epoll = select.epoll()
                 self._epoll.register(self._wake, READ)
+                self._bell = _core.Bell(self._wake)
             except OSError:
                 os.close(self._wake)
                 self._wake = -1
@@ -167,8 +170,7 @@ class Manager(Ends):
                 return False
             # A light process that cannot be stopped goes on; the end of the interpreter waits for it, as for a thread.
             for worker in self._stuck:
-                for fd, _ in worker.fds():
-                    self._unlisten(fd)
+                self._listen_no_more(worker)
             self._close_fds()
             return True
 
@@ -193,11 +195,16 @@ class Manager(Ends):
 
     def _listen(self) -> None:
         assert self._epoll is not None
+        assert self._bell is not None
         for fd, _ in self._epoll.poll(self._patience(), _EVENTS):
             if fd == self._wake:
                 with self._lock:
                     self._woken = False
                     os.eventfd_read(fd)
+                for number in self._bell.ended():
+                    worker = self._heeded.get(number)
+                    if worker is not None:
+                        self.on_end(worker)
                 continue
             found = self._answers.get(fd)
             if found is not None:

@@ -7,6 +7,8 @@ import time
 
 from .. import _call
 from .._task.copied import CopiedTask
+from .._task.light import STOP_CANCEL, LightTask
+from .._task.progress import forget
 from . import _reasons
 from ._board import Board
 from ._loop import run_chunk, run_chunk_there, run_once
@@ -17,17 +19,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .. import _core
     from .._api import Context
-    from .._task.light import LightTask
     from ._calls import Call
     from ._options import Options
 
 
 class OnceLight(Worker):
-    """A light process for one call."""
+    """A light process for one call.
+
+    Nothing here is done that costs as much as a microsecond and can wait: its Task is made for who asks for it.
+    """
 
     copied = False
-    task: LightTask
+    job: _core.Job
+    _task: LightTask | None = None
 
     def _start(self, call: Call) -> None:
         options = call.options
@@ -43,12 +49,49 @@ class OnceLight(Worker):
         if self.limits.is_needed or options.cpu_seconds is not None:
             args = (self.limits, options.cpu_seconds, True, fn, args, kwargs)
             fn, kwargs = run_once, {}
-        self.task = _call.start_light(context, fn, args, kwargs)
-        self.fd = self.task.fileno()
+        if self.limits.enter:  # the files by which it enters its cgroup are closed when it has its own
+            self.job = _call.start_light(context, fn, args, kwargs)._job
+        else:
+            self.job = _call.start_soon(context, fn, args, kwargs)
+
+    @property
+    def task(self) -> LightTask:
+        """Its Task, made now."""
+        if self._task is None:
+            self._task = LightTask(self.job, "call", False)
+        return self._task
+
+    def was_refused(self) -> bool:
+        """Whether its clone came to nothing."""
+        return self.job.pid < 0
 
     def fds(self) -> list[tuple[int, str]]:
-        """The eventfd of its end."""
-        return [(self.fd, "on_end")]
+        """None: the executor's bell rings at its end."""
+        return []
+
+    def done(self) -> bool:
+        """Whether its function has ended."""
+        return self.job.done()
+
+    def end(self, why: str) -> None:
+        """End it where that is safe."""
+        self.why = self.why or why
+        self.job.stop(STOP_CANCEL)
+
+    def result(self) -> Any:
+        """What its function returned, or raised."""
+        return self.job.result()
+
+    def reap(self) -> None:
+        """Its parked thread has done that."""
+        self.job.wait()
+
+    def close(self) -> None:
+        """Let go of the process; what it said of its progress was nobody's."""
+        if self._task is None:
+            forget(self.job.pid)
+        self.job.close()
+        self.call = None
 
     def _begin(self, item: int) -> None:
         self._since[:] = [item, time.monotonic()]

@@ -76,6 +76,7 @@ class Starts(Ahead):
             self.counts["started"] += 1
             self.memory_by = worker.memory_by or self.memory_by
             call.worker = worker
+            worker.number = call.number
             if worker.memory_by == "watched RSS":
                 self._watched.add(worker)
                 self._poke()

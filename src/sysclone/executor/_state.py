@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter, deque
 
+from .. import _core
 from .._errors import CloneError, TaskTimeout
 from .._zygote.zygote import Zygote
 from ._callbacks import Callbacks
@@ -85,6 +86,8 @@ class State:
         self._woken = False
         self._broken: BaseException | None = None
         self._answers: dict[int, tuple[Worker, str]] = {}
+        self._heeded: dict[int, Worker] = {}
+        self._bell: _core.Bell | None = None
         self._wake = -1
         self._epoll: select.epoll | None = None
         self._callbacks = Callbacks(f"{name} callbacks")
@@ -142,6 +145,8 @@ class State:
         if self._epoll is not None:
             self._epoll.close()
             self._epoll = None
+        if self._bell is not None:
+            self._bell.close()
         os.close(self._wake)
         self._wake = -1
 
@@ -201,9 +206,19 @@ class State:
 
     def _listen_to(self, worker: Worker) -> None:
         assert self._epoll is not None
+        assert self._bell is not None
         for fd, method in worker.fds():
             self._answers[fd] = (worker, method)
             self._epoll.register(fd, READ)
+        if worker.job is not None:
+            self._heeded[worker.number] = worker
+            self._bell.heed(worker.job, worker.number)
+
+    def _listen_no_more(self, worker: Worker) -> None:
+        for fd, _ in worker.fds():
+            self._unlisten(fd)
+        if worker.job is not None and self._bell is not None and self._heeded.pop(worker.number, None) is not None:
+            self._bell.hush(worker.job)
 
     def _unlisten(self, fd: int) -> None:
         if self._answers.pop(fd, None) is not None and self._epoll is not None:

@@ -75,6 +75,8 @@ class Worker:
         warm: whether it takes call after call.
         copied: whether it has memory of its own.
         keeps_time: whether it ends by itself when the call's time is over.
+        job: of a light process for one call, what the bell tells of, as this number; see State.
+        task: its Task.
         spec: what it is made with.
         zygote: whom a fresh one is cloned from.
         call: what it is at, or None.
@@ -94,23 +96,28 @@ class Worker:
     warm = False
     copied = True
     keeps_time = False
-    task: Task
+    call: Call | None = None
+    begun_at = 0.0
+    calls = 0
+    why = ""
+    over: int | None = None
+    sending = 0
+    ended = False
+    sent_last = False
+    helped = False
+    retired_at: float | None = None
+    base_rss = 0
+    job: _core.Job | None = None
+    number = 0
+    if TYPE_CHECKING:
+
+        @property
+        def task(self) -> Task: ...
 
     def __init__(self, spec: Spec, zygote: Zygote | None) -> None:
         self.spec = spec
         self.zygote = zygote
-        self.call: Call | None = None
         self.ahead: deque[Call] = deque()
-        self.begun_at = 0.0
-        self.calls = 0
-        self.why = ""
-        self.over: int | None = None
-        self.sending = 0
-        self.ended = False
-        self.sent_last = False
-        self.helped = False
-        self.retired_at: float | None = None
-        self.base_rss = 0
         self.limits, self.group, self.memory_by = prepare(spec, self.copied)
 
     def start(self, call: Call) -> None:
@@ -172,10 +179,22 @@ class Worker:
         except (OSError, IndexError):
             return 0
 
+    def done(self) -> bool:
+        """Whether its process, or its function, has ended."""
+        return self.task.done()
+
+    def was_refused(self) -> bool:
+        """Whether the kernel would not make it, which start() may be too early to know."""
+        return False
+
+    def result(self) -> Any:
+        """What came of its function."""
+        return self.task.result()
+
     def outcome(self, options: Options, oom: _reasons.OomWatch) -> Outcome:
         """What came of its call, now that its process has ended."""
         try:
-            return Outcome(self.task.result(), None)
+            return Outcome(self.result(), None)
         except BaseException as e:
             return Outcome(None, self._reason(stripped(e), options, oom))
 
