@@ -22,6 +22,7 @@ import sysclone, sysclone._call, sysclone._popen.popen
 from sysclone import _core as core
 from sysclone import Context, Share
 
+os.environ.pop("LD_PRELOAD", None)  # the sanitizers are in this program, and take long to load in each that it starts
 word = ctypes.c_uint32(5)
 at = ctypes.addressof(word)
 light = Context.light().plan("light")
