@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,11 +79,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that leaves fds, children, threads or mappings behind, and name them."""
+    """Fail a test that leaves fds, children, threads, mappings or blocked signals behind, and name them."""
     allowed = {kind for mark in request.node.iter_markers("leaves") for kind in mark.args}
     before = leftovers.look()
     yield
     left = leftovers.settle(before, allowed)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before.blocked)  # or no test after this one would have a time limit
     if left:
         pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
 

@@ -1,4 +1,4 @@
-"""What a process holds that a test could leave behind: fds, children, threads, mappings of ours.
+"""What a process holds that a test could leave behind: fds, children, threads, mappings of ours, blocked signals.
 
 All is read from /proc, so that no library's own book-keeping can hide anything.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import select
+import signal
 import sys
 import time
 from collections import Counter
@@ -45,6 +46,7 @@ class Holdings:
     threads: dict[int, str]
     idle: int
     mappings: Counter[str] = field(default_factory=Counter)
+    blocked: frozenset[int] = frozenset()
 
 
 def settle(before: Holdings, allowed: set[str]) -> list[str]:
@@ -93,12 +95,14 @@ def compare(before: Holdings, now: Holdings) -> list[tuple[str, str]]:
     for name, size in now.mappings.items():
         if size > before.mappings[name]:
             left.append(("mappings", f"mapping {name}: {before.mappings[name]} -> {size}"))
+    if now.blocked != before.blocked:
+        left.append(("signals", f"blocked signals: {sorted(before.blocked)} -> {sorted(now.blocked)}"))
     return left
 
 
 def look() -> Holdings:
     """What this process holds now."""
-    return Holdings(open_fds(), children(), threads(), idle_helpers(), mappings())
+    return Holdings(open_fds(), children(), threads(), idle_helpers(), mappings(), blocked())
 
 
 def open_fds() -> dict[int, str]:
@@ -153,6 +157,11 @@ def threads() -> dict[int, str]:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
+
+
+def blocked() -> frozenset[int]:
+    """The signals that this thread has blocked: every process that it starts has them blocked too."""
+    return frozenset(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ())))
 
 
 def idle_helpers() -> int:

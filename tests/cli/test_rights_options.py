@@ -199,7 +199,7 @@ REFUSED = [
     (["--seccomp", "mkdir,mkdirat=log", "--seccomp", "mkdir=kill"], "--seccomp", "mkdir is given twice"),
     (["--seccomp-default", "never"], "--seccomp-default", "no action"),
     (["--seccomp-filter", "/no/such"], "--seccomp-filter", "No such file"),
-    (["--seccomp-filter", "/proc/self/maps"], "--seccomp-filter", "8 bytes"),
+    (["--seccomp-filter", "/proc/sys/kernel/ostype"], "--seccomp-filter", "8 bytes"),
     (["--seccomp", "mount=EPERM", "--seccomp-filter", "/dev/zero"], "--seccomp-filter", "8 bytes"),
 ]
 

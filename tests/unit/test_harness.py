@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -89,6 +90,15 @@ def test_a_shared_mapping_is_seen(before):
         left = leftovers.settle(before, set())
 
     assert [line.split()[1] for line in left] == ["/dev/zero", "/dev/zero"]
+
+
+def test_a_blocked_signal_is_seen(before):
+    """Signals that stay blocked are named: all that is started later would have them blocked too."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    left = leftovers.settle(before, set())
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    assert [line.partition(" -> ")[2] for line in left] == [str(sorted({*map(int, mask), int(signal.SIGUSR1)}))]
 
 
 def test_what_ends_in_time_is_let_be(monkeypatch):
