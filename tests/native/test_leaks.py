@@ -270,6 +270,8 @@ LOOPS = {
     "death_signal": "core.death_signal(0)",
     "kill_self_after": "timers()",
     "light_call": "calls(bytes, 65536); calls(raises); calls(os._exit, 3); refused(core.light_call, light)",
+    "light_due": "core.light_call(light, core.light_due, 10**18); refused(core.light_due, 5); "
+    "refused(core.light_call, light, core.light_due, -1)",
     "light_rearm": "core.light_rearm(); core.light_call(light, core.light_rearm)",
     "packet_receive": "packets()",
     "packet_send": "packets(); refused(core.packet_send, null, b'x')",

@@ -186,6 +186,8 @@ extern PyType_Spec sc_plan_spec;
 enum sc_end { SC_DIED = 0, SC_RETURNED = 1, SC_RAISED = 2 };
 enum sc_stop { SC_GO_ON = 0, SC_STOP_CANCEL = 1, SC_STOP_TIMEOUT = 2, SC_STOP_SIGNAL = 3 };
 
+#define SC_PAST (-1)
+
 enum sc_leaving { SC_STAYING = 0, SC_LEAVING, SC_GUARDED, SC_UNGUARDED };
 
 typedef struct sc_light {
@@ -211,6 +213,8 @@ typedef struct sc_light {
     /* Shared words. attention: -1 running; each request to look takes one off; the kernel writes 0 at exit. */
     int attention;
     int stop;        /* enum sc_stop, set once */
+    int64_t due;      /* the child's own: when it is to be asked to stop for its time; 0 for never, SC_PAST once it was */
+    int64_t wakes_at; /* when the parked thread looks again by itself; 0 until it has looked */
     int stop_signal; /* the signal that asked, for SC_STOP_SIGNAL */
     uint32_t forwarded; /* bits of signals that the parked main thread has taken for the function */
     struct sc_light *outer; /* the light process that the parked thread is itself, or NULL */
@@ -260,6 +264,7 @@ PyObject *sc_light_rearm(PyObject *module, PyObject *unused);
 void sc_light_call_attention(sc_light *light);
 void sc_light_request_stop(sc_light *light, enum sc_stop why);
 void sc_light_park(sc_light *light);
+PyObject *sc_light_due(PyObject *module, PyObject *args);
 void sc_light_end_inner(sc_light *light);
 
 /* --- caught.c: the signals that a light process catches, and those of the program while its main thread is lent out */

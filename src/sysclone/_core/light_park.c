@@ -82,9 +82,21 @@ sc_light_park(sc_light *l)
                 continue;
             }
             wake_at = try_at;
-        } else if (deadline >= 0 && sc_now_ns() >= deadline) {
-            sc_light_request_stop(l, SC_STOP_TIMEOUT);
-            continue;
+        } else {
+            if (deadline >= 0 && sc_now_ns() >= deadline) {
+                sc_light_request_stop(l, SC_STOP_TIMEOUT);
+                continue;
+            }
+            int64_t due = __atomic_load_n(&l->due, __ATOMIC_SEQ_CST);
+            if (due > 0 && sc_now_ns() >= due) {
+                if (__atomic_compare_exchange_n(&l->due, &due, SC_PAST, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+                    sc_light_request_stop(l, SC_STOP_TIMEOUT);
+                continue;
+            }
+            if (due > 0) wake_at = wake_at < 0 || due < wake_at ? due : wake_at;
+            /* The child looks at this after it has changed what it is due: one of the two sees the other's. */
+            __atomic_store_n(&l->wakes_at, wake_at < 0 ? INT64_MAX : wake_at, __ATOMIC_SEQ_CST);
+            if (__atomic_load_n(&l->due, __ATOMIC_SEQ_CST) != due) continue;
         }
         if (answer_at >= 0) wake_at = wake_at < 0 || answer_at < wake_at ? answer_at : wake_at;
         struct timespec at = {.tv_sec = wake_at / SC_NANOSECONDS, .tv_nsec = wake_at % SC_NANOSECONDS};
@@ -96,6 +108,27 @@ sc_light_park(sc_light *l)
             answer_at = ours ? sc_now_ns() + answer_every : -1;
         }
     }
+}
+
+/* light_due(nanoseconds) -> whether the time that was set before was over, and a stop is under way: then none is set. For one
+   who runs one function after the other, each with a time of its own: its parked thread keeps it, and needs no GIL for that.
+   It is woken only where it would sleep too long, so short calls cost next to nothing. */
+PyObject *
+sc_light_due(PyObject *module, PyObject *args)
+{
+    (void)module;
+    long long nanoseconds;
+    if (!PyArg_ParseTuple(args, "L:light_due", &nanoseconds)) return NULL;
+    sc_light *l = sc_caught_by;
+    if (!l || nanoseconds < 0) {
+        PyErr_SetString(PyExc_ValueError, l ? "light_due: less than no time" : "light_due: not in a light process");
+        return NULL;
+    }
+    int64_t due = nanoseconds ? sc_now_ns() + nanoseconds : 0, was = __atomic_load_n(&l->due, __ATOMIC_SEQ_CST);
+    while (was != SC_PAST && !__atomic_compare_exchange_n(&l->due, &was, due, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+    }
+    if (was != SC_PAST && due && __atomic_load_n(&l->wakes_at, __ATOMIC_SEQ_CST) > due) sc_light_call_attention(l);
+    return PyBool_FromLong(was == SC_PAST);
 }
 
 /* One that was killed while it was itself parked: what ran as this thread for it dies too, and until then this thread's

@@ -40,6 +40,8 @@ static PyMethodDef sc_methods[] = {
     {"unsupported", sc_unsupported, METH_NOARGS, "Why light processes cannot run here, or None."},
     {"light_call", SC_FAST(sc_light_call), METH_FASTCALL | METH_KEYWORDS, "light_call(plan, fn, *args, **kwargs)"},
     {"timed_call", SC_FAST(sc_timed_call), METH_FASTCALL | METH_KEYWORDS, "timed_call(seconds, plan, fn, *args, **kwargs)"},
+    {"light_due", sc_light_due, METH_VARARGS,
+     "light_due(nanoseconds): in a light process, be asked to stop so much from now, 0 for never; whether that was done before"},
     {"light_rearm", sc_light_rearm, METH_NOARGS, "In a light process whose ids have changed: it dies with its creator again."},
     {"syscall", SC_FAST(sc_syscall), METH_FASTCALL, "syscall(name, *arguments): a short call with the GIL kept"},
     {"start", SC_FAST(sc_start), METH_FASTCALL | METH_KEYWORDS, "start(plan, fn, *args, **kwargs) -> Job"},

@@ -126,6 +126,12 @@ class Call:
         return self.options.timeout is not None or self.options.cpu_seconds is not None
 
     @property
+    def limit_ns(self) -> int:
+        """The time that it, or each item, may take; 0 for no limit."""
+        timeout = self.options.timeout
+        return 0 if timeout is None else max(1, int(timeout * 1e9))
+
+    @property
     def kind(self) -> int:
         """Which kind of message it is."""
         return _channel.CALL if self.items is None else _channel.CHUNK

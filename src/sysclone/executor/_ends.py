@@ -290,4 +290,5 @@ def _after_what_came(worker: Worker, call: Call, outcome: Outcome) -> Outcome:
     """Of a map's chunk: the results of the items before the one that failed are not lost by that."""
     if call.items is None or outcome.exception is None:
         return outcome
-    return outcome.after(worker.told(call))
+    values = worker.told(call)
+    return Outcome((values, None), None) if len(values) == len(call.items) else outcome.after(values)

@@ -11,6 +11,7 @@ import time
 import traceback
 
 from .. import _core
+from .._errors import Cancelled
 from .._zygote.importing import import_main
 from . import _channel
 from ._board import LANE_FREE, LANE_LOST, LANE_USED
@@ -69,6 +70,21 @@ def run_chunk(
     except Exception as e:
         return values, e
     return values, None
+
+
+def begin_item(since: list[Any], values: list[Any], limit: int, item: int) -> None:
+    """In a light process, before each item of a chunk.
+
+    Args:
+        since: what is told: the item, and the moment of its beginning.
+        values: of the items before.
+        limit: nanoseconds for each; 0 for no limit.
+        item: its index.
+    """
+    if limit and _core.light_due(limit):
+        del values[item - 1 :]  # it was the last one whose time was over, as it came to its end
+        raise Cancelled
+    since[:] = [item, time.monotonic()]
 
 
 def run_chunk_there(
@@ -309,7 +325,7 @@ class LightServer:
         self.inbox = inbox
         self.outbox = outbox
         self.limits = limits
-        self.call: tuple[Callable[..., Any], Any, Any, float | None] | None = None
+        self.call: tuple[Callable[..., Any], Any, Any, float | None, int] | None = None
         self.answer: tuple[int, Any] | None = None
 
     def __call__(self) -> None:
@@ -321,15 +337,21 @@ class LightServer:
             if call is None:
                 return
             self.answer = self._run(*call)
+            # Its time was over as it came to its end: nothing else may be struck by the exception that is on its way.
+            late = call[-1] > 0 and _core.light_due(0)
             del call
             os.eventfd_write(self.outbox, 1)
+            if late:
+                return
 
     @staticmethod
-    def _run(fn: Callable[..., Any], args: Any, kwargs: Any, cpu: float | None) -> tuple[int, Any]:
+    def _run(fn: Callable[..., Any], args: Any, kwargs: Any, cpu: float | None, limit: int) -> tuple[int, Any]:
         try:
             if cpu is not None:
                 start_cpu_clock(cpu, True)
             try:
+                if limit:
+                    _core.light_due(limit)
                 return _channel.VALUE, fn(*args, **kwargs)
             finally:
                 if cpu is not None:

@@ -11,7 +11,7 @@ from .._task.light import STOP_CANCEL, LightTask
 from .._task.progress import forget
 from . import _reasons
 from ._board import Board
-from ._loop import run_chunk, run_chunk_there, run_once
+from ._loop import begin_item, run_chunk, run_chunk_there, run_once
 from ._told import Told
 from ._workers import Outcome, Worker, end_group, end_what_is_left, fresh_task, note_on
 
@@ -44,7 +44,8 @@ class OnceLight(Worker):
         self.keeps_time = call.items is None
         if call.items is not None:
             context = options.spec.context
-            args = (fn, call.items, call.many, self._begin if call.each else None, self._values)
+            begin = functools.partial(begin_item, self._since, self._values, call.limit_ns) if call.each else None
+            args = (fn, call.items, call.many, begin, self._values)
             fn, kwargs = run_chunk, {}
         if self.limits.is_needed or options.cpu_seconds is not None:
             args = (self.limits, options.cpu_seconds, True, fn, args, kwargs)
@@ -92,9 +93,6 @@ class OnceLight(Worker):
             forget(self.job.pid)
         self.job.close()
         self.call = None
-
-    def _begin(self, item: int) -> None:
-        self._since[:] = [item, time.monotonic()]
 
     def told(self, call: Call) -> list[Any]:
         """The very list."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -9,12 +10,12 @@ import time
 
 from .. import _call, _core
 from .._data.transport import Descriptor, Packed
-from .._errors import ResultError, TaskKilled, TaskLost
+from .._errors import ResultError, TaskKilled, TaskLost, TaskTimeout
 from .._task.copied import CopiedTask
 from . import _channel, _reasons
 from ._board import LANE_FREE, LANE_LOST, Board
 from ._lane import Lane, LaneEnd
-from ._loop import LightServer, Server, run_chunk, serve_fresh
+from ._loop import LightServer, Server, begin_item, run_chunk, serve_fresh
 from ._told import Told
 from ._workers import Answer, Outcome, Worker, end_group, end_what_is_left, fresh_task, stripped
 
@@ -302,15 +303,14 @@ class WarmLight(Worker):
         self.begun_at = time.monotonic()
         self._since[:] = [0, self.begun_at]
         fn, args, kwargs = call.fn, call.args, call.kwargs
+        limit = call.limit_ns
         if call.items is not None:
             self._values = []
-            args = (fn, call.items, call.many, self._begin if call.each else None, self._values)
+            begin = functools.partial(begin_item, self._since, self._values, limit) if call.each else None
+            args = (fn, call.items, call.many, begin, self._values)
             fn, kwargs = run_chunk, {}
-        self._server.call = (fn, args, kwargs, call.options.cpu_seconds)
+        self._server.call = (fn, args, kwargs, call.options.cpu_seconds, limit)
         os.eventfd_write(self._inbox, 1)
-
-    def _begin(self, item: int) -> None:
-        self._since[:] = [item, time.monotonic()]
 
     def told(self, call: Call) -> list[Any]:
         """The very list."""
@@ -340,8 +340,9 @@ class WarmLight(Worker):
         os.eventfd_write(self._inbox, 1)
 
     def died_before(self, outcome: Outcome) -> bool:
-        """Whether it was killed before it took its call."""
-        return isinstance(outcome.failure, (TaskKilled, TaskLost)) and not self.why and self._server.call is not None
+        """Whether it was killed, or asked to stop for the call before, and has not taken its call."""
+        died = outcome.failure is None or isinstance(outcome.failure, (TaskKilled, TaskLost, TaskTimeout))
+        return died and not self.why and self._server.call is not None
 
     def close(self) -> None:
         """Let go of the task and the eventfds."""
