@@ -39,6 +39,17 @@ def shared(pid1: int, pid2: int) -> set[str]:
     return found
 
 
+@contextmanager
+def pipe():
+    """A pipe, closed afterwards."""
+    ends = os.pipe()
+    try:
+        yield ends
+    finally:
+        for fd in ends:
+            os.close(fd)
+
+
 def state(pid: int) -> str:
     """The state letter of /proc/PID/stat; empty where there is no such process."""
     try:

@@ -10,7 +10,7 @@ from multiprocessing.context import BaseContext
 import pytest
 from executor_calls import FRESH
 
-from sysclone import Context, Executor, Task
+from sysclone import Context, Executor, Task, Zygote
 
 
 @pytest.fixture
@@ -75,3 +75,18 @@ def helpers_of_all() -> Iterator[None]:
     yield
     zygote.close()
     resource_tracker._resource_tracker._stop()
+
+
+@pytest.fixture(scope="module")
+def kept() -> Iterator[Zygote]:
+    """One zygote for the tests that do it no harm."""
+    with Zygote(preload=["fresh_calls"]) as one:
+        one.call(int)
+        yield one
+
+
+@pytest.fixture
+def zygote() -> Iterator[Zygote]:
+    """A zygote of a test's own."""
+    with Zygote() as one:
+        yield one

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from helpers import in_subprocess
+from helpers import TESTS, in_subprocess
 
 import sysclone
 from sysclone import Context
@@ -120,20 +120,20 @@ def test_multiprocessing_gets_it_as_an_argument(method, tmp_path):
     in_subprocess(f"""
         import multiprocessing, os, sys
         import sysclone
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import shared_helper
+        sys.path.insert(0, {str(TESTS)!r})
+        import shared_calls
 
         if __name__ == "__main__":
             context = multiprocessing.get_context({method!r})
             one = sysclone.shared(b"abc" * 50_000)
             ours, theirs = context.Pipe()
-            process = context.Process(target=shared_helper.tell, args=(one, theirs))
+            process = context.Process(target=shared_calls.tell, args=(one, theirs))
             process.start()
             assert ours.recv() == (os.fstat(one.fileno()).st_ino, b"abc", True), "another file"
             process.join()
             assert process.exitcode == 0
             with context.Pool(1) as pool:
-                assert pool.apply(shared_helper.first, (one,)) == (os.fstat(one.fileno()).st_ino, b"abc")
+                assert pool.apply(shared_calls.first, (one,)) == (os.fstat(one.fileno()).st_ino, b"abc")
     """)
 
 

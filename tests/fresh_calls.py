@@ -1,4 +1,4 @@
-"""What fresh processes of test_fresh run by name, without the test's own module."""
+"""What fresh processes run by name in the tests, without a test's own module."""
 
 from __future__ import annotations
 
