@@ -144,6 +144,13 @@ def two_cores() -> str | None:
     return None if len(os.sched_getaffinity(0)) > 1 else "one core"
 
 
+@probe
+def no_sanitizer() -> str | None:
+    """No sanitizer's library in all programs: it needs /proc, makes calls of its own, and locks each allocation."""
+    maps = Path("/proc/self/maps").read_text()
+    return next((f"{name} is loaded" for name in ("libasan", "libubsan") if name in maps), None)
+
+
 # --- calls
 
 

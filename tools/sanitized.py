@@ -12,7 +12,8 @@ import subprocess
 import sys
 
 OPTIONS = {
-    "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0:use_sigaltstack=0:handle_segv=0:abort_on_error=1",
+    "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0:use_sigaltstack=0:handle_segv=0:"
+    "handle_sigbus=0:handle_sigfpe=0:handle_abort=0:abort_on_error=1",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     "PYTHONMALLOC": "malloc",
 }

@@ -142,7 +142,7 @@ def test_seccomp_by_name(sysclone, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-@requires("libseccomp")
+@requires("libseccomp", "no_sanitizer")
 def test_seccomp_default(sysclone):
     """With another default only what is named is allowed."""
     calls = "execve,brk,mmap,munmap,mprotect,openat,read,pread64,close,fstat,newfstatat,exit_group,arch_prctl,write,"

@@ -315,6 +315,7 @@ def test_a_thread_may_die_in_its_turn():
     """)
 
 
+@requires("no_sanitizer")  # the function may be killed while it holds the lock of the sanitizer's allocator
 @pytest.mark.parametrize("parent", ["caller", "sibling"])
 def test_what_runs_for_a_killed_function_dies_with_it(parent):
     """A function that is killed while another one runs for it takes that one along, which ran as the caller's own thread."""
