@@ -275,6 +275,31 @@ def test_a_process_may_die_while_its_threads_begin_and_end(act):
     """)
 
 
+def test_a_turn_at_the_gil_that_the_dead_asked_for_is_not_waited_for():
+    """A program lets go of the GIL, and has it again, although a thread died that had asked for it and nobody else wants it."""
+    in_subprocess("""
+        import itertools, os, threading, time, sysclone
+
+        def wants_it():
+            began.set()
+            while True:
+                time.sleep(0.001)
+
+        def dies():
+            threading.Thread(target=wants_it).start()
+            began.wait()
+            list(map(os._exit, filter((1_000_000).__le__, itertools.count())))  # in C alone: nobody is let in meanwhile
+
+        for _ in range(3):
+            began = threading.Event()
+            try:
+                sysclone.call(dies)
+            except sysclone.TaskExited:
+                pass
+            time.sleep(0)
+    """)
+
+
 def test_a_lock_that_the_dead_waited_for_is_the_livings():
     """A lock for which functions and threads waited that died goes to those who live."""
     in_subprocess("""

@@ -27,6 +27,19 @@
 #include <string.h>
 #include <time.h>
 
+/* With the GIL, which the dead child had: whoever lets go of it on request waits until another has it, and there may be none
+   but dead ones who asked. Those who live ask again, every switch interval. */
+static void
+sc_forget_request(PyThreadState *ts)
+{
+#if SC_PY(13)
+    __atomic_fetch_and(&ts->eval_breaker, ~(uintptr_t)_PY_GIL_DROP_REQUEST_BIT, __ATOMIC_SEQ_CST);
+#else
+    /* The word that sums up all requests stays set until one takes the GIL: who looks closer finds none. */
+    __atomic_store_n(&ts->interp->ceval.gil_drop_request._value, 0, __ATOMIC_SEQ_CST);
+#endif
+}
+
 /* Steps of a millisecond. A living thread that is in the midst of something may be kept from the processor for so long. */
 #define SC_LAG_MS 300
 #define SC_PATIENCE_MS 1000
@@ -237,6 +250,7 @@ sc_try_to_mend(struct _gil_runtime_state *gil, PyThreadState *ts)
 void
 sc_gil_mend(PyThreadState *ts)
 {
+    if (ts && sc_tstate_attached(ts)) sc_forget_request(ts);
     if (!sc_guard_is_owner()) return;
 #if SC_PY(12)
     struct _gil_runtime_state *gil = PyInterpreterState_Main()->ceval.gil;
@@ -263,7 +277,7 @@ sc_gil_after_fork(void)
 void
 sc_gil_mend(PyThreadState *ts)
 {
-    (void)ts;
+    if (ts && sc_tstate_attached(ts)) sc_forget_request(ts);
 }
 
 #endif
