@@ -146,7 +146,7 @@ def two_cores() -> str | None:
 
 @probe
 def no_sanitizer() -> str | None:
-    """No sanitizer's library in all programs: it needs /proc, makes calls of its own, and locks each allocation."""
+    """No sanitizer's library in all programs: it needs /proc and 16 TiB of addresses, makes calls, locks each allocation."""
     maps = Path("/proc/self/maps").read_text()
     return next((f"{name} is loaded" for name in ("libasan", "libubsan") if name in maps), None)
 

@@ -24,6 +24,8 @@ import sysclone
 KCMP = {"VM": 1, "FILES": 2, "FS": 3, "SIGHAND": 4, "IO": 5, "SYSVSEM": 6}
 SOURCES = Path(sysclone.__file__).parents[1]
 TESTS = Path(__file__).parent
+NO_QUARANTINE = "quarantine_size_mb=0:thread_local_quarantine_size_kb=0"
+"""For ASAN_OPTIONS where memory is measured: the address sanitizer's allocator would keep the last 256 MiB that were freed."""
 SECONDS = 20.0
 """What a program of a test's own may take; a hang is told of after that."""
 

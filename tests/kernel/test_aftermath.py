@@ -249,6 +249,7 @@ def test_threads_that_were_left_may_die(act, verb):
     """)
 
 
+@requires("no_sanitizer")  # a thread may die while it has the lock of the sanitizer's allocator
 @pytest.mark.parametrize("act", ["fault", "exit"])
 def test_a_process_may_die_while_its_threads_begin_and_end(act):
     """Whatever step a thread has come to when its process dies: others begin and end after it, and so does the interpreter."""

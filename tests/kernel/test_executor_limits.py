@@ -88,6 +88,7 @@ def test_a_call_that_takes_too_much_memory_is_ended(calls, by):
     assert told.startswith("cgroup v" if by == "cgroup" else "watched RSS")
 
 
+@requires("no_sanitizer")
 def test_without_a_cgroup_the_address_space_is_limited(calls):
     """RLIMIT_AS makes a MemoryError in the function, which says whose limit that was."""
     with Executor(1, kind="copied", tasks_per_worker=calls, memory_bytes=64 * MIB, memory_by="rlimit") as executor:
@@ -99,6 +100,7 @@ def test_without_a_cgroup_the_address_space_is_limited(calls):
     assert "memory_bytes=" in "".join(error.__notes__)
 
 
+@requires("no_sanitizer")
 def test_where_no_cgroup_can_be_made_the_address_space_is_limited(monkeypatch):
     """The automatic choice falls back, and stats() tell."""
     monkeypatch.setattr(_groups, "find", lambda *_: None)

@@ -36,6 +36,7 @@ def test_programs_run(block, tmp_path):
     assert printed_by(str(script)) == block.output
 
 
+@requires("no_sanitizer")
 @pytest.mark.parametrize("block", runnable("console"))
 def test_commands_run(block, tmp_path):
     """Commands that are marked to be run print what stands below them, pids apart."""

@@ -340,7 +340,7 @@ def test_what_is_the_threads_is_had():
             return (await process.communicate())[0].split()
 
         async def main():
-            await look()
+            before = int((await look())[2])
             cpu = max(os.sched_getaffinity(0))
             os.sched_setaffinity(0, {cpu})
             os.nice(3)
@@ -348,7 +348,7 @@ def test_what_is_the_threads_is_had():
             word.set("here")
             seen = []
             blocked, cpus, nice = await look(preexec_fn=lambda: seen.append(word.get()))
-            print(int(blocked, 16) == 1 << signal.SIGUSR1 - 1, int(cpus) == cpu, int(nice), seen)
+            print(int(blocked, 16) == 1 << signal.SIGUSR1 - 1, int(cpus) == cpu, int(nice) - before, seen)
 
         asyncio.run(main())
         """

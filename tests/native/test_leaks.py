@@ -6,7 +6,7 @@ import os
 
 import pytest
 from features import requires
-from helpers import in_subprocess
+from helpers import NO_QUARANTINE, in_subprocess
 
 from sysclone import _core
 
@@ -334,9 +334,9 @@ print((after[0] - before[0]) / {calls}, after[1] - before[1])
 
 @pytest.fixture(autouse=True)
 def no_quarantine(monkeypatch):
-    """The address sanitizer's allocator gives what is freed out again at once: it would keep the last 256 MiB of it."""
+    """The address sanitizer's allocator, if it is there, gives what is freed out again at once."""
     if options := os.environ.get("ASAN_OPTIONS"):
-        monkeypatch.setenv("ASAN_OPTIONS", f"{options}:quarantine_size_mb=0:thread_local_quarantine_size_kb=0")
+        monkeypatch.setenv("ASAN_OPTIONS", f"{options}:{NO_QUARANTINE}")
 
 
 @requires("pidfd", "pidfd_getfd", "pidfd_info", "kcmp")

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import kill_session, where_it_stands
+from helpers import NO_QUARANTINE, kill_session, where_it_stands
 
 HERE = Path(__file__).parent
 SILENCE = 30.0
@@ -26,7 +26,7 @@ def soak(program: str, *arguments: object, seconds: float, silence: float = SILE
         [sys.executable, "-u", str(HERE / program), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONFAULTHANDLER": "1"},
+        env=environment(),
         start_new_session=True,
     )
     said = bytearray()
@@ -42,6 +42,14 @@ def soak(program: str, *arguments: object, seconds: float, silence: float = SILE
         running.wait()
         running.stdout.close()
     assert running.returncode == 0, said.decode(errors="replace")[-4000:]
+
+
+def environment() -> dict[str, str]:
+    """The environment of such a program."""
+    told = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    if options := os.environ.get("ASAN_OPTIONS"):
+        told["ASAN_OPTIONS"] = f"{options}:{NO_QUARANTINE}"
+    return told
 
 
 def read(fd: int, seconds: float) -> bytes:

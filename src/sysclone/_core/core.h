@@ -11,7 +11,8 @@
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
-/* Frames that never returned, of a child that died or became a program, have left their red zones on the stack. */
+/* Frames that never returned, as of a child that ended itself, died or became a program, have left their red zones on the stack,
+   and in memory that is mapped anew where a stack was. */
 #define SC_UNPOISON(at, bytes) __asan_unpoison_memory_region((void *)(at), (bytes))
 #else
 #define SC_UNPOISON(at, bytes) ((void)0)

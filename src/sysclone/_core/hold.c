@@ -58,6 +58,7 @@ sc_hold(PyObject *module, PyObject *args)
     const sc_plan *plan = (sc_plan *)plan_object;
     char *stack = mmap(NULL, SC_HOLD_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (stack == MAP_FAILED) return PyErr_SetFromErrnoWithFilename(PyExc_OSError, "mmap");
+    SC_UNPOISON(stack, SC_HOLD_STACK);
     int pidfd = -1;
     sc_clone_request request = {.plan = &plan->clone, .more_flags = CLONE_VM | CLONE_PIDFD, .pidfd = &pidfd,
                                 .stack_low = (uintptr_t)stack, .stack_bytes = SC_HOLD_STACK};

@@ -134,7 +134,7 @@ sc_light_run(sc_light *l)
         sc_light_park(l);
         sc_light_end_inner(l);
         if (outer) __atomic_store_n(&outer->inner, NULL, __ATOMIC_SEQ_CST);
-        if (l->end == SC_DIED) SC_UNPOISON(low, top - low);
+        SC_UNPOISON(low, top - low);
         sc_light_reap(l, false);
         if (l->end == SC_DIED && !l->killed) sc_unpark_dead(low, top - low);
         if (l->end == SC_DIED && !l->killed && l->own_group) sc_gil_mend(l->ts);

@@ -98,6 +98,7 @@ sc_tracer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->reaped = true;
     void *memory = mmap(NULL, sizeof(sc_tracer), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     void *stack = mmap(NULL, 2 * SC_TRACER_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    if (stack != MAP_FAILED) SC_UNPOISON(stack, 2 * SC_TRACER_STACK);
     self->tracer = memory == MAP_FAILED ? NULL : memory;
     self->stack = stack == MAP_FAILED ? NULL : stack;
     if (!self->tracer || !self->stack) {
