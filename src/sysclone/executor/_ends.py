@@ -193,12 +193,12 @@ class Ends(Starts):
 
     def _end_one(self, worker: Worker, call: Call, now: float) -> None:
         timeout = call.options.timeout
-        if worker.why or worker.keeps_time:
+        if worker.why:
             self._give_up(worker, call)
             return
         assert timeout is not None
         progress = worker.progress()
-        due = (worker.begun_at if progress is None else progress[1]) + timeout
+        due = self._due(worker, worker.begun_at if progress is None else progress[1], timeout)
         if due > now:
             with self._lock:
                 self._note_limit(worker, call, due)

@@ -32,6 +32,7 @@ class OnceLight(Worker):
     """
 
     copied = False
+    keeps_time = True
     job: _core.Job
     _task: LightTask | None = None
 
@@ -41,7 +42,6 @@ class OnceLight(Worker):
         fn, args, kwargs = call.fn, call.args, call.kwargs
         self._since: list[Any] = [0, time.monotonic()]
         self._values: list[Any] = []
-        self.keeps_time = call.items is None
         if call.items is not None:
             context = options.spec.context
             begin = functools.partial(begin_item, self._since, self._values, call.limit_ns) if call.each else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .._task.task import STOP_PATIENCE
 from .._zygote.zygote import Zygote
 from ._ahead import Ahead
 from ._once import OnceCopied, OnceFresh, OnceLight
@@ -84,8 +83,7 @@ class Starts(Ahead):
             self._listen_to(worker)
             if not self.warm:
                 if call.options.timeout is not None:
-                    grace = STOP_PATIENCE if worker.keeps_time else 0.0
-                    self._note_limit(worker, call, worker.begun_at + call.options.timeout + grace)
+                    self._note_limit(worker, call, self._due(worker, worker.begun_at, call.options.timeout))
                 if call.future.cancelled():
                     self._cancelled.append(call)
                     self._poke()

@@ -29,6 +29,9 @@ GROUP_PERIOD: Final = 0.02
 COUNTED: Final = ("submitted", "done", "failed", "cancelled", "timed_out", "started", "lost", "stuck")
 _RETIRE_PATIENCE: Final = 5.0
 _TRIES: Final = 3
+_GRACE: Final = 0.1
+"""Seconds for a process that keeps its time: one that ended then has the GIL to itself, and not this thread at its side."""
+
 _LATE_ROOM: Final = 64
 READ: Final = select.EPOLLIN
 
@@ -174,7 +177,7 @@ class State:
         with self._lock:
             worker.sending -= 1
             if timeout is not None:
-                self._note_limit(worker, call, worker.begun_at + timeout)
+                self._note_limit(worker, call, self._due(worker, worker.begun_at, timeout))
             if worker.ended and not worker.sending:
                 self._let_go.append(worker)
                 self._poke()
@@ -190,6 +193,11 @@ class State:
                     self._rest(worker)
                     if self._pending:
                         self._poke()
+
+    @staticmethod
+    def _due(worker: Worker, since: float, timeout: float) -> float:
+        """When to look at a call that has had its time."""
+        return since + timeout + (_GRACE if worker.keeps_time else 0.0)
 
     def _note_limit(self, worker: Worker, call: Call, when: float) -> None:
         if len(self._late) > _LATE_ROOM * (1 + len(self._workers)):

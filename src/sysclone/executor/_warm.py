@@ -275,6 +275,7 @@ class WarmLight(Worker):
 
     warm = True
     copied = False
+    keeps_time = True
     task: LightTask
 
     def _start(self, call: Call) -> None:
