@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import copy
+import gc
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -457,6 +460,9 @@ def test_a_worker_that_loses_its_socket_is_replaced():
         ({"at_exit": "hope"}, "at_exit"),
         ({"kind": "copied", "preload": ["json"]}, "preload"),
         ({"kind": "fresh", "preload": "json"}, "preload"),
+        ({"kind": "fresh", "preload": [5]}, "preload"),
+        ({"kind": "light", "memory_by": "rss"}, "memory_by"),
+        ({"context": {"timeout": 5}}, "context"),
         ({"kind": "fresh", "context": Context(share=Share.FS)}, "share"),
     ],
 )
@@ -466,6 +472,40 @@ def test_a_wrong_request_is_refused(keywords, field):
         Executor(**keywords)
 
     assert caught.value.field == field
+
+
+def test_options_are_held_to_what_the_executor_is_held_to():
+    """A warm worker gets no file table of others by its call's context either."""
+    with Executor(1, tasks_per_worker=None) as executor:
+        with pytest.raises(sysclone.ContextError, match="file table") as caught:
+            executor.options(context=Context.light().replace(share=Share.VM | Share.FILES))
+        assert caught.value.field == "context"
+        bound = executor.options(timeout=2)
+        assert "timeout=2.0" in repr(bound) and "kind='light'" in repr(bound)
+
+
+def test_an_executor_is_not_copied():
+    """The copy's end would be the end of the executor itself; the error says what to do."""
+    with Executor(1) as executor:
+        for one in (executor, executor.options(timeout=2)):
+            for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match="makes its own"):
+                    copied(one)
+        gc.collect()
+        assert executor.submit(add, 1).result(SECONDS) == 1
+
+
+@pytest.mark.parametrize("calls", [1, None], ids=["once", "warm"])
+@pytest.mark.parametrize("kind", ["copied", "fresh"])
+def test_an_environment_of_its_own(kind, calls, monkeypatch):
+    """By the context; without, a fresh process has that of its zygote's start, and a copied one that of its own."""
+    with Executor(1, kind=kind, tasks_per_worker=calls) as executor:
+        assert executor.submit(os.getenv, "OF_THE_MOMENT").result(SECONDS) is None
+        own = executor.options(context=Context(environment={**os.environ, "OF_THE_MOMENT": "own"}))
+        assert own.submit(os.getenv, "OF_THE_MOMENT").result(SECONDS) == "own"
+        monkeypatch.setenv("OF_THE_MOMENT", "later")
+        later = executor.submit(os.getenv, "OF_THE_MOMENT").result(SECONDS)
+        assert later == (None if kind == "fresh" else "later")
 
 
 def test_an_unknown_option_is_refused():

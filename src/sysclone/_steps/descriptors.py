@@ -23,6 +23,15 @@ _SIG_SETMASK: Final = 2
 _SIG_DFL, _SIG_IGN = 0, 1
 
 
+def is_open(fd: int) -> bool:
+    """Whether a number stands for a file, in the calling task's table."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
 def steps(context: Description) -> list[Step]:
     """The descriptors, when nobody needs the creator's numbers any more."""
     return [("dup3", place, (context.fds,))] if context.fds else []

@@ -25,6 +25,7 @@ from .. import lowlevel
 from .._api import Context
 from .._flags import Share
 from .._popen.popen import Popen
+from .._steps.descriptors import is_open
 from ._sysv import Semaphore, io_priority, set_io_priority
 
 TYPE_CHECKING = False
@@ -171,7 +172,7 @@ class _Creator:
         row = self.row
         row.pid, row.tid, row.ppid, *acted = report
         # The fd first: it is the only thing here that opening another one could hide.
-        self.see("files", lambda: not _is_open(self.victim))
+        self.see("files", lambda: not is_open(self.victim))
         self.see("memory", lambda: self.variable[0] != _BEFORE)
         self.see("fs", lambda: os.getcwd() == os.path.realpath(self.there))
         if all(acted[:1]):
@@ -282,14 +283,6 @@ def _open_high() -> int:
     high = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _HIGH)
     os.close(low)
     return high
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def _status(pid: int, key: str) -> str:

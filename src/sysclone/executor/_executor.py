@@ -6,6 +6,7 @@ import concurrent.futures
 import os
 import threading
 
+from .._api import Context
 from .._errors import ContextError
 from .._flags import Share
 from . import _map
@@ -19,9 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
-    from typing import Any, Literal, ParamSpec, Self, TypeVar
-
-    from .._api import Context
+    from typing import Any, Literal, NoReturn, ParamSpec, Self, TypeVar
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -121,7 +120,22 @@ class _Calls(concurrent.futures.Executor):
         Raises:
             ContextError: a value is out of range.
         """
-        return BoundCalls(self, self._options.replace(**changes))
+        options = self._options.replace(**changes)
+        _check_table(options, self._manager.warm)
+        return BoundCalls(self, options)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an Executor cannot be copied or pickled: its processes are those of the program that made it; "
+            "a function that needs one makes its own"
+        )
+
+
+def _check_table(options: Options, warm: bool) -> None:
+    if warm and Share.FILES in options.context.share:
+        raise ContextError(
+            "tasks_per_worker with Share.FILES: a warm worker needs a file table of its own", field="context"
+        )
 
 
 class Executor(_Calls):
@@ -169,7 +183,7 @@ class Executor(_Calls):
         at_exit: Literal["wait", "cancel"] = "wait",
     ) -> None:
         if kind is None:
-            kind = "copied" if context is not None and Share.VM not in context.share else "light"
+            kind = "copied" if isinstance(context, Context) and Share.VM not in context.share else "light"
         workers = whole(max_workers, "max_workers", 1) or len(os.sched_getaffinity(0))
         self._options = Options(
             kind,
@@ -182,15 +196,13 @@ class Executor(_Calls):
             context=context,
         )
         calls = whole(tasks_per_worker, "tasks_per_worker", 1)
-        if calls != 1 and Share.FILES in self._options.context.share:
-            raise ContextError(
-                "tasks_per_worker with Share.FILES: a warm worker needs a file table of its own", field="context"
-            )
+        _check_table(self._options, calls != 1)
         if at_exit not in _AT_EXIT:
             raise ContextError(f"at_exit={at_exit!r}: one of {', '.join(map(repr, _AT_EXIT))}", field="at_exit")
-        if isinstance(preload, str) or (preload and kind != "fresh"):
+        names = () if isinstance(preload, str) else tuple(preload)
+        if isinstance(preload, str) or not all(isinstance(one, str) for one in names) or (names and kind != "fresh"):
             raise ContextError(f"preload={preload!r}: names of modules, for kind='fresh'", field="preload")
-        self._manager = Manager(kind, workers, calls, tuple(preload), name, at_exit)
+        self._manager = Manager(kind, workers, calls, names, name, at_exit)
 
     @property
     def kind(self) -> str:
@@ -246,6 +258,9 @@ class BoundCalls(_Calls):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """The executor's own."""
         self._owner.shutdown(wait, cancel_futures=cancel_futures)
+
+    def __repr__(self) -> str:
+        return f"<calls of {self._owner!r} with {self._options.told() or 'no limits'}>"
 
 
 # --- the ends of the program, and its copies

@@ -9,6 +9,7 @@ from .. import _core
 from .._data.transport import Descriptor
 from .._errors import CloneError, Unsupported
 from .._flags import Share
+from .._steps.descriptors import is_open
 from ._groups import Group
 
 TYPE_CHECKING = False
@@ -131,20 +132,12 @@ def _number_after(files: int) -> int:
     """The file number below which so many are free now: RLIMIT_NOFILE limits the number, not the count."""
     used = {int(name) for name in os.listdir("/proc/self/fd")}
     # The directory's own fd is in there, and closed by now.
-    used = {fd for fd in used if _is_open(fd)}
+    used = {fd for fd in used if is_open(fd)}
     number = free = 0
     while free < files:
         free += number not in used
         number += 1
     return number
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def _arrived(plain: dict[str, Any], enter: list[Descriptor]) -> Limits:

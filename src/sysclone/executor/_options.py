@@ -118,6 +118,10 @@ class Options:
                 "kind='copied' or 'fresh' can be limited",
                 field="memory_bytes",
             )
+        if kind == "light" and memory_by is not None:
+            raise ContextError(
+                f"memory_by={memory_by!r} with kind='light': its memory is not limited", field="memory_by"
+            )
         plain = context if context.timeout is None else context.replace(timeout=None)
         self.spec = Spec(plain, self.memory_bytes, memory_by, self.files, self.processes)
         self.timed = plain if self.timeout is None else plain.replace(timeout=self.timeout)
