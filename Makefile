@@ -46,7 +46,7 @@ matrix: ## the suite alone on every CPython here: make matrix ONLY=3.11,3.13 ARG
 
 test-sid: ## the suite on CPython 3.14 and 3.15, in a folder of Debian sid (needs root and Debian's archive)
 	@$(PYTHON) tools/sid_folder.py -- python3.14 tools/test_matrix.py --python python3.14 \
-		--only $(or $(ONLY),3.14$(comma)3.15) --strict-skips --may-miss kernel_threads,first_pid_namespace,chromium,arrow --total-seconds 1200 -- $(ARGS)
+		--only $(or $(ONLY),3.14$(comma)3.15) --strict-skips --may-miss kernel_threads,first_pid_namespace,chromium,arrow,with_is_whole --total-seconds 1200 -- $(ARGS)
 
 test-free-threaded: ## what needs no light process, on a free-threaded CPython built from Debian's source, in that folder
 	@$(PYTHON) tools/free_threaded.py -- $(ARGS)

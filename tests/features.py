@@ -155,6 +155,12 @@ def no_sanitizer() -> str | None:
 
 
 @probe
+def with_is_whole() -> str | None:
+    """No signal's handler runs when `with` has taken a lock and its block has not begun."""
+    return "CPython 3.14 runs them there: docs/limits.md" if sys.version_info[:2] == (3, 14) else None
+
+
+@probe
 def clone3() -> str | None:
     """The kernel, and what filters it, know clone3."""
     result = raw(SYS_CLONE3, 0, 0)

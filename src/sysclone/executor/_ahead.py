@@ -101,14 +101,15 @@ class Ahead(State):
         # Whoever is handing it over comes back to it afterwards; until then the worker is to get nothing else.
         if (worker.call is call and worker.sending) or not worker.take_back(call):
             return False
-        call.worker = None
-        worker.calls -= 1
+        # An interrupt of the thread that cancels has it do all this again.
         if worker.call is call:
             self._next(worker, time.monotonic())
-        else:
+        elif call in worker.ahead:
             worker.ahead.remove(call)
             if not worker.ahead:
                 self._loaded.discard(worker)
+        worker.calls -= 1
+        call.worker = None
         return True
 
     def _next(self, worker: Worker, now: float) -> None:
@@ -116,7 +117,8 @@ class Ahead(State):
         if not worker.ahead:
             self._rest(worker)
             return
-        call = worker.call = worker.ahead.popleft()
+        call = worker.call = worker.ahead[0]
+        del worker.ahead[0]  # no call from C or Python in between, at whose end an interrupt could come
         if not worker.ahead:
             self._loaded.discard(worker)
         worker.begun_at = now

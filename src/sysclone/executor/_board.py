@@ -88,15 +88,17 @@ class Board:
 
     def take(self, number: int) -> bool:
         """The worker begins with it; False where it was taken back."""
-        return self._exchange(number, _TAKEN)
+        return self._exchange(number, _TAKEN) == _OFFERED
 
     def take_back(self, number: int) -> bool:
-        """The executor wants it back; False where the worker has begun with it."""
-        return self._exchange(number, _TAKEN_BACK)
+        """The executor wants it back, or has it; False where the worker has begun with it."""
+        return self._exchange(number, _TAKEN_BACK) in (_OFFERED, _TAKEN_BACK)
 
-    def _exchange(self, number: int, what: int) -> bool:
+    def _exchange(self, number: int, what: int) -> int:
+        """What became of it before; -1 where the word is another offer's."""
         word = number % _COUNTED << 2
-        return _core.exchange(self._view, _FIRST + number % OFFERS, word | _OFFERED, word | what) == word | _OFFERED
+        was = _core.exchange(self._view, _FIRST + number % OFFERS, word | _OFFERED, word | what)
+        return was - word if 0 <= was - word <= _TAKEN_BACK else -1
 
     def is_open(self, number: int) -> bool:
         """Whether an offer was neither taken nor taken back."""

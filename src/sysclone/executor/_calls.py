@@ -34,6 +34,7 @@ class Call:
         manager: whose call it is.
         packed: the call pickled, where it goes to a worker that is running already.
         worker: who has it, once somebody does.
+        handed_to: who is being handed it at this moment; counted in that one's `sending`.
         offer: the number under which it was offered to that worker; 0 until then.
         tries: how often it went to a worker that did not begin with it.
     """
@@ -42,6 +43,7 @@ class Call:
         "args",
         "fn",
         "future",
+        "handed_to",
         "items",
         "kwargs",
         "manager",
@@ -75,6 +77,7 @@ class Call:
         self.tries = 0
         self.offer = 0
         self.worker: Worker | None = None
+        self.handed_to: Worker | None = None
         self.manager = manager
         self.future: Future[Any] = Future(self)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import pickle
+import select
 import socket
 import struct
 
@@ -47,6 +48,7 @@ _HEAD: Final = struct.Struct("=BBHIqddQI")
 INLINE: Final = 32 * 1024
 """Bytes of a message up to which it needs no letter, and of a packet of several."""
 _PACKET: Final = 64 * 1024
+_ROOM_MS: Final = 200
 
 
 _FLAT: Final = frozenset({bytes, bytearray, str})
@@ -208,6 +210,8 @@ def send(
         try:
             _core.packet_send(sock.fileno(), data)
         except BlockingIOError:
+            if not sock.getblocking():
+                _await_room(sock)
             sock.sendmsg([data], [], socket.MSG_NOSIGNAL)
         return False
     if lane is not None and fits_lane(packed):
@@ -226,6 +230,13 @@ def send(
         os.close(memfd)
         packed.close()
     return False
+
+
+def _await_room(sock: socket.socket) -> None:
+    """It is full of calls that were taken back, which the worker is about to read and pass over, unless it is stopped."""
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    poll.poll(_ROOM_MS)
 
 
 def _send_by_lane(sock: socket.socket, lane: Lane, fd: int, what: tuple[int, int, float, float, int, int]) -> None:

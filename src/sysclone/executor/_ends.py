@@ -264,26 +264,34 @@ class Ends(Starts):
         worker = call.worker
         if not isinstance(worker, OnceLight) or os.getpid() != self.pid:
             return
-        with self._lock:
-            if worker.call is not call or worker.ended or worker.helped or worker.spec.limited:
-                return
-            worker.helped = True
-            self._listen_no_more(worker)
-        done = False
+        mine = done = False
         try:
-            done = worker.job.wait(seconds)
-        finally:
             with self._lock:
-                worker.helped = False
+                if worker.call is not call or worker.ended or worker.helped or worker.spec.limited:
+                    return
+                mine = worker.helped = True
+                self._listen_no_more(worker)
+            done = worker.job.wait(seconds)
+            with self._lock:
+                mine = worker.helped = False
                 if done:
-                    worker.ended = True
+                    mine = worker.ended = True
                 else:
                     self._listen_to(worker)
-        if done:
-            self._finish(worker, call)
-            if self._pending or self._closing:
+            if done:
+                self._finish(worker, call)
+        except BaseException:
+            # An interrupt, at any point. The manager begins anew, with what may be done twice.
+            if mine:
                 with self._lock:
+                    worker.helped = worker.ended = False
+                    self._listen_to(worker)
+                    self._let_go.append(worker)
                     self._poke()
+            raise
+        if done and (self._pending or self._closing):
+            with self._lock:
+                self._poke()
 
 
 def _after_what_came(worker: Worker, call: Call, outcome: Outcome) -> Outcome:

@@ -7,7 +7,11 @@ meanwhile, and none of a future's while its callbacks run.
 
 from __future__ import annotations
 
+import _thread
+import threading
+from collections import deque
 from concurrent.futures import _base
+from itertools import islice
 from typing import TypeVar
 
 TYPE_CHECKING = False
@@ -33,6 +37,38 @@ _MOMENT = 0.01
 _SETTLED = frozenset((_base.CANCELLED, _base.CANCELLED_AND_NOTIFIED, _base.FINISHED))
 
 
+class _Condition(_thread.RLock):  # type: ignore[misc]
+    """threading.Condition, being the lock itself: taken and let go of in C, so that no interrupt comes in between.
+
+    Condition's own __exit__ is a function of Python's, at whose entry a signal's handler may raise: the lock stays held, and
+    the manager would wait for it for ever.
+    """
+
+    def __init__(self) -> None:
+        self._waiters: deque[Any] = deque()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """As Condition's, but in one call of C code the lock is let go of and it is noted that it was."""
+        waiter = _thread.allocate_lock()
+        waiter.acquire()
+        self._waiters.append(waiter)
+        states: list[Any] = []
+        told = False
+        try:
+            states.extend(islice(iter(self._release_save, None), 1))  # type: ignore[attr-defined]
+            told = waiter.acquire() if timeout is None else waiter.acquire(timeout > 0, max(timeout, 0.0) or -1)
+            return told
+        finally:
+            if states:
+                self._acquire_restore(states[0])  # type: ignore[attr-defined]
+            if not told and waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    wait_for = threading.Condition.wait_for
+    notify = threading.Condition.notify
+    notify_all = threading.Condition.notify_all
+
+
 class Future(_base.Future[T]):
     """What a call of an Executor will come to: a concurrent.futures.Future whose cancel() ends a running call too.
 
@@ -46,6 +82,7 @@ class Future(_base.Future[T]):
 
     def __init__(self, call: Owner) -> None:
         super().__init__()
+        self._condition = _Condition()  # type: ignore[assignment]
         self.seconds = None
         self._call: Owner | None = call  # until its end: the call has the future too
 
@@ -74,7 +111,11 @@ class Future(_base.Future[T]):
             self._condition.notify_all()
             call, self._call = self._call, None
         if call is not None:
-            call.cancelled()
+            try:
+                call.cancelled()
+            except BaseException:
+                call.cancelled()  # an interrupt: the process is ended all the same
+                raise
         self._call_back()
         return True
 

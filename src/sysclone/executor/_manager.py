@@ -50,6 +50,25 @@ class Manager(Ends):
             raise RuntimeError(
                 f"this Executor belongs to process {self.pid}: make one of its own in process {os.getpid()}"
             )
+        try:
+            self._submit(call)
+        except BaseException:
+            self._withdraw(call)
+            raise
+
+    def _withdraw(self, call: Call) -> None:
+        """submit() was interrupted, at any point: nobody has the future, so nothing is to come of the call."""
+        with self._lock:
+            worker, call.handed_to = call.handed_to, None
+            if worker is not None:
+                worker.sending -= 1
+                if worker.ended and not worker.sending:
+                    self._let_go.append(worker)
+            self._starting.discard(call)
+            self._poke()
+        call.future.cancel()
+
+    def _submit(self, call: Call) -> None:
         worker = None
         with self._lock:
             if self._broken is not None:
@@ -77,13 +96,12 @@ class Manager(Ends):
     def cancelled(self, call: Call) -> None:
         """A future was cancelled: called by its cancel(), in any thread."""
         with self._lock:
+            dropped = self._drop(call)
+            if not dropped:
+                self._cancelled.append(call)
+            if not dropped or self._pending or self._closing:
+                self._poke()
             self.counts["cancelled"] += 1
-            if self._drop(call):
-                if self._pending or self._closing:
-                    self._poke()
-                return
-            self._cancelled.append(call)
-            self._poke()
 
     def close(self, cancel_pending: bool, cancel_running: bool) -> None:
         """Take no more calls."""
@@ -95,7 +113,10 @@ class Manager(Ends):
             calls = list(self._pending) if cancel_pending or cancel_running else []
             if cancel_running:
                 calls += self._starting
-                calls += [worker.call for worker in self._workers if worker.call is not None]
+                running = [worker.call for worker in self._workers if worker.call is not None]
+                calls += running
+                # Those too whose cancel() was interrupted before it came here.
+                self._cancelled.extend(running)
                 calls += [call for worker in self._loaded for call in worker.ahead]
             self._poke()
         for call in calls:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from .._zygote.zygote import Zygote
 from ._ahead import Ahead
 from ._once import OnceCopied, OnceFresh, OnceLight
@@ -66,9 +68,21 @@ class Starts(Ahead):
         try:
             worker = MAKERS[self.kind, self.warm](call.options.spec, self._zygote())
             worker.start(call)
+            self._note_started(worker, call)
         except BaseException as e:
+            if worker is not None and worker in self._workers:
+                raise  # an interrupt: submit() gives the call up
             self._not_started(call, e)
+            if worker is not None and worker.begun_at:
+                worker.end("cancel")
+            if threading.current_thread() is not self.thread and not isinstance(e, Exception):
+                raise
             return
+        if self.warm:
+            self._hand(worker, call)
+
+    def _note_started(self, worker: Worker, call: Call) -> None:
+        """The process is there: it is the manager's."""
         with self._lock:
             self._starting.discard(call)
             self._workers.add(worker)
@@ -79,7 +93,9 @@ class Starts(Ahead):
             if worker.memory_by == "watched RSS":
                 self._watched.add(worker)
                 self._poke()
-            worker.sending += self.warm
+            if self.warm:
+                worker.sending += 1
+                call.handed_to = worker
             self._listen_to(worker)
             if not self.warm:
                 if call.options.timeout is not None:
@@ -87,8 +103,6 @@ class Starts(Ahead):
                 if call.future.cancelled():
                     self._cancelled.append(call)
                     self._poke()
-        if self.warm:
-            self._hand(worker, call)
 
     def _not_started(self, call: Call, e: BaseException) -> None:
         with self._lock:

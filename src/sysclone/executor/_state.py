@@ -158,12 +158,15 @@ class State:
         idle = self._idle.get(call.options.spec)
         if not idle or not call.future._begin():
             return None
-        worker = idle.pop()
+        # No call from here on: at the end of one, an interrupt would leave the worker neither idle nor the call's.
+        worker = idle[-1]
+        call.worker = worker
+        call.offer = 0
         worker.call = call
         worker.calls += 1
         worker.sending += 1
-        call.worker = worker
-        call.offer = 0
+        call.handed_to = worker
+        del idle[-1]
         return worker
 
     def _hand(self, worker: Worker, call: Call) -> None:
@@ -175,6 +178,7 @@ class State:
         except OSError as e:
             problem = e
         with self._lock:
+            call.handed_to = None
             worker.sending -= 1
             if timeout is not None:
                 self._note_limit(worker, call, self._due(worker, worker.begun_at, timeout))
@@ -184,15 +188,15 @@ class State:
             elif call.future.cancelled():
                 self._cancelled.append(call)
                 self._poke()
-        if problem is not None and not isinstance(problem, (BrokenPipeError, ConnectionResetError)):
+            if isinstance(problem, (BrokenPipeError, ConnectionResetError)):
+                problem = None  # its end is told elsewhere
             # Nothing was sent: it is the call's fault or the machine's, and the worker is as good as before.
-            error = CloneError(problem.errno or 0, step="sendmsg(to a worker)")
-            self._settle(call, Outcome(None, error))
-            with self._lock:
-                if not worker.ended and worker.call is call:
-                    self._rest(worker)
-                    if self._pending:
-                        self._poke()
+            if problem is not None and not worker.ended and worker.call is call:
+                self._rest(worker)
+                if self._pending:
+                    self._poke()
+        if problem is not None:
+            self._settle(call, Outcome(None, CloneError(problem.errno or 0, step="sendmsg(to a worker)")))
 
     @staticmethod
     def _due(worker: Worker, since: float, timeout: float) -> float:
@@ -234,19 +238,20 @@ class State:
 
     def _rest(self, worker: Worker) -> None:
         """A worker is free for the next call, or has had its number of calls; under the lock."""
-        worker.call = None
         spent = self.tasks_per_worker is not None and worker.calls >= self.tasks_per_worker
         if worker.why or worker.retired_at is not None:
-            return
-        if spent:
+            pass
+        elif spent:
             self._retire(worker)
         else:
-            self._idle.setdefault(worker.spec, []).append(worker)
+            idle = self._idle.setdefault(worker.spec, [])
+            idle += (worker,)
+        worker.call = None
 
     def _retire(self, worker: Worker) -> None:
         """Tell a worker to end, and see that it does. Under the lock."""
-        worker.retire()  # type: ignore[attr-defined]
         self._retire_later(worker)
+        worker.retire()  # type: ignore[attr-defined]
 
     def _retire_later(self, worker: Worker) -> None:
         self._late_count += 1

@@ -1,0 +1,76 @@
+"""Interrupts of the main thread at any moment of submit(), result() and cancel(): nothing is lost, and nothing hangs."""
+
+from __future__ import annotations
+
+import pytest
+from features import requires
+from helpers import in_subprocess
+
+from sysclone import Executor
+
+ROUNDS = 24
+
+INTERRUPTED = """
+import faulthandler, os, random, signal, sys, threading
+import sysclone
+
+kind, calls, what, rounds = sys.argv[1], int(sys.argv[2]) or None, sys.argv[3], int(sys.argv[4])
+faulthandler.dump_traceback_later(15, exit=True)
+struck = False
+
+def interrupt(number, frame):
+    global struck
+    struck = True
+    raise KeyboardInterrupt
+
+def nothing(value=0):
+    return value
+
+def act(executor):
+    if what == "result":
+        executor.submit(nothing).result()
+    elif what == "cancel":
+        executor.submit(nothing).cancel()
+    else:
+        for future in [executor.submit(nothing, number) for number in range(10)]:
+            future.result()
+
+signal.signal(signal.SIGALRM, interrupt)
+moments = random.Random(kind + what)
+for _ in range(rounds):
+    struck = False
+    with sysclone.Executor(2, kind=kind, tasks_per_worker=calls) as executor:
+        executor.submit(nothing).result()
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.0005 + moments.random() * 0.003)
+            while not struck:
+                act(executor)
+        except KeyboardInterrupt:
+            pass
+        # As wide as before, and nobody is at anything.
+        width = threading.Barrier(2) if kind == "light" else None
+        futures = [executor.submit(width.wait if width else nothing) for _ in range(2)]
+        for future in futures:
+            future.result(10)
+    stats = executor.stats()
+    assert (stats["workers"], stats["busy"], stats["pending"], stats["stuck"]) == (0, 0, 0, 0), stats
+"""
+
+
+@requires("with_is_whole")
+@pytest.mark.parametrize("what", ["result", "cancel", "many"])
+@pytest.mark.parametrize(("kind", "calls"), [("light", 1), ("light", 0), ("copied", 1), ("copied", 0)])
+def test_an_interrupt_at_any_moment(kind, calls, what):
+    """The executor is as wide as before, and its end comes."""
+    in_subprocess(INTERRUPTED, kind, calls, what, ROUNDS if calls == 0 or kind == "light" else ROUNDS // 4)
+
+
+def test_a_full_socket_is_waited_for():
+    """Calls that are cancelled as fast as they are made fill a worker's socket; none fails for that."""
+    with Executor(1, kind="copied", tasks_per_worker=None) as executor:
+        executor.submit(abs, 1).result(20)
+        for _ in range(1500):
+            future = executor.submit(abs, 1)
+            assert future.cancel() or future.exception(20) is None
+        assert executor.submit(abs, -3).result(20) == 3
+        assert executor.stats()["failed"] == 0
