@@ -70,7 +70,7 @@ def test_a_task_runs_in_a_process_of_its_workers(client, annotated):
 
 def test_what_a_task_does_harms_itself_alone(client, annotated):
     """Leaked fds, another cwd, memory, a crash, an exit: the workers keep their pids, fds, cwd and data."""
-    data = client.scatter([1, 2, 3])
+    data = client.scatter([1, 2, 3], hash=False)  # not the keys of another test's, which may be released only now
     pids, before = client.run(os.getpid), client.run(dask_calls.holdings)
 
     assert annotated(dask_calls.leaks_and_moves).result(SECONDS) == 300
