@@ -29,6 +29,8 @@
 /* Between the parked frame and the child's stack: the parked thread's own calls, and a signal frame of libc's. */
 #define SC_PARKED_ROOM (64 * 1024)
 #define SC_LEAST_STACK (192 * 1024)
+/* What is taken to be left of a stack of which nothing is known. */
+#define SC_SURE_STACK ((uintptr_t)2 << 20)
 #define SC_REAP_TRIES 60
 
 static __thread uintptr_t sc_stack_low_cached;
@@ -41,11 +43,11 @@ sc_stack_low(void)
         pthread_attr_t attr;
         void *low = NULL;
         size_t size = 0, guard = 0;
-        if (pthread_getattr_np(pthread_self(), &attr) == 0) {
-            pthread_attr_getstack(&attr, &low, &size);
-            pthread_attr_getguardsize(&attr, &guard);
-            pthread_attr_destroy(&attr);
-        }
+        /* The main thread's stands in a file of /proc, and there may be no fd to be had for that. */
+        if (pthread_getattr_np(pthread_self(), &attr)) return (uintptr_t)__builtin_frame_address(0) - SC_SURE_STACK;
+        pthread_attr_getstack(&attr, &low, &size);
+        pthread_attr_getguardsize(&attr, &guard);
+        pthread_attr_destroy(&attr);
         sc_stack_low_cached = (uintptr_t)low + guard + 4096;
     }
     return sc_stack_low_cached;
