@@ -10,6 +10,7 @@ import signal
 import time
 
 import pytest
+from features import requires
 from helpers import ended, in_subprocess, state
 
 import sysclone
@@ -290,6 +291,7 @@ def test_a_task_that_is_let_go_of_goes_on(context, gate):
     assert set(os.listdir("/proc/self/fd")) <= before
 
 
+@requires("no_sanitizer")  # one that is forked beside threads may wait for the lock of the sanitizer's allocator
 @CONTEXTS
 def test_a_hundred_that_nobody_asks(context):
     """A hundred tasks whose Task is dropped at once leave no zombie and no fd; some raise, some exit."""
