@@ -34,7 +34,7 @@ LENDING = (
     "tests/kernel/test_programs_io.py::test_a_thief_does_not_hurt_functions",
 )
 """Tests in those files whose means is a light process."""
-LACKS = ("numpy", "py-spy", "coverage")
+LACKS = ("numpy", "py-spy", "coverage", "pyarrow")
 """Of the tests' requirements, those that those tests do not use, and that may have no wheel for such a build."""
 
 
