@@ -71,6 +71,17 @@ def lives(pid: int) -> bool:
         return False
 
 
+def children() -> set[int]:
+    """This process's children, zombies too, of all its threads: one that ends meanwhile (an idle helper) has none."""
+    found: set[int] = set()
+    for tid in os.listdir("/proc/self/task"):
+        try:
+            found.update(map(int, Path(f"/proc/self/task/{tid}/children").read_text().split()))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
 def ended(pidfd: int, seconds: float = SECONDS) -> bool:
     """Whether the process of a pidfd has ended, within so many seconds."""
     return bool(select.select([pidfd], [], [], seconds)[0])

@@ -28,15 +28,6 @@ apart = pytest.mark.parametrize("variant", VARIANTS[2:], ids=NAMES[2:])
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=NAMES)
 
 
-def children():
-    """This process's children, zombies too."""
-    return [
-        pid
-        for thread in os.listdir("/proc/self/task")
-        for pid in Path(f"/proc/self/task/{thread}/children").read_text().split()
-    ]
-
-
 # --- no pids
 
 NO_PIDS = """

@@ -13,7 +13,7 @@ from pathlib import Path
 import fresh_calls
 import pytest
 from features import NOBODY, requires
-from helpers import in_subprocess
+from helpers import children, in_subprocess
 
 import sysclone
 from sysclone import (
@@ -28,15 +28,6 @@ from sysclone import (
 )
 
 FILES = {kind: kind.name.lower() for kind in Namespace} | {Namespace.MOUNT: "mnt"}
-
-
-def children():
-    """This process's children, zombies too."""
-    return {
-        pid
-        for thread in os.listdir("/proc/self/task")
-        for pid in Path(f"/proc/self/task/{thread}/children").read_text().split()
-    }
 
 
 @requires("root", "user_namespaces", "pid_namespaces", "time_namespaces")
