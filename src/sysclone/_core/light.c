@@ -94,7 +94,7 @@ sc_light_run(sc_light *l)
     if (l->plan->clear_handlers) more |= CLONE_CLEAR_SIGHAND;
     long refused = 0;
     if (plan->flags & CLONE_PARENT) l->guarded = sc_guard_reserve(0, &refused);
-    if (plan->flags & CLONE_VFORK || l->guarded) more |= CLONE_PARENT_SETTID;
+    if (plan->flags & CLONE_VFORK || l->guarded || outer) more |= CLONE_PARENT_SETTID;
     l->request = (sc_clone_request){
         .plan = plan,
         .more_flags = more,
@@ -107,6 +107,7 @@ sc_light_run(sc_light *l)
     };
     const sc_newborn *newborn = &l->plan->newborn;
     bool held = newborn->undumpable && !newborn->waits;
+    if (outer) __atomic_store_n(&outer->inner, l, __ATOMIC_SEQ_CST);
     if (held) sc_dumpable_hold();
     if (refused < 0) {
         l->failed_step = "clone3(guardian)";
@@ -132,10 +133,8 @@ sc_light_run(sc_light *l)
     __atomic_store_n(&l->started, 1, __ATOMIC_SEQ_CST);
     if (l->attach) sc_raw6(SYS_futex, &l->started, FUTEX_WAKE, INT32_MAX, 0, 0, 0);
     if (l->pid > 0) {
-        if (outer) __atomic_store_n(&outer->inner, l, __ATOMIC_SEQ_CST);
         sc_light_park(l);
         sc_light_end_inner(l);
-        if (outer) __atomic_store_n(&outer->inner, NULL, __ATOMIC_SEQ_CST);
         SC_UNPOISON(low, top - low);
         sc_light_reap(l, false);
         if (l->end == SC_DIED && !l->killed) sc_unpark_dead(low, top - low);
@@ -143,6 +142,7 @@ sc_light_run(sc_light *l)
         /* The init of a pid namespace sets SIGCHLD to ignored at its end, in handlers that it shares with this process. */
         if (mixed) sigaction(SIGCHLD, &before, NULL);
     }
+    if (outer) __atomic_store_n(&outer->inner, NULL, __ATOMIC_SEQ_CST);
     if (held) sc_dumpable_release();
     if (l->guarded && !l->threads_left) {
         sc_guard_release(l->guarded);

@@ -139,14 +139,17 @@ sc_light_end_inner(sc_light *l)
     struct timespec patience = {.tv_sec = 2};
     sc_light *inner = __atomic_load_n(&l->inner, __ATOMIC_SEQ_CST);
     if (!inner || l->end != SC_DIED) return;
-    bool sibling = inner->plan->clone.flags & CLONE_PARENT && inner->own_group && inner->pid > 0;
+    /* It may have died before it heard of its child; the kernel writes the number before that runs. */
+    pid_t pid = (pid_t)(inner->pid ? inner->pid : *inner->request.parent_tid);
+    if (pid <= 0) return;
+    bool sibling = inner->plan->clone.flags & CLONE_PARENT && inner->own_group;
     siginfo_t info;
     /* A number of another pid namespace's is a stranger's here; there it dies with its init. */
-    sibling = sibling && l->parent && sc_raw5(SYS_waitid, P_PID, inner->pid, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, 0) == 0;
-    if (sibling) sc_raw2(SYS_kill, inner->pid, SIGKILL);
+    sibling = sibling && l->parent && sc_raw5(SYS_waitid, P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, 0) == 0;
+    if (sibling) sc_raw2(SYS_kill, pid, SIGKILL);
     for (int word, n = 0; n < 3 && (word = __atomic_load_n(&inner->attention, __ATOMIC_SEQ_CST)); n++)
         sc_raw6(SYS_futex, &inner->attention, FUTEX_WAIT, word, &patience, 0, 0);
-    while (sibling && sc_raw4(SYS_wait4, inner->pid, 0, __WALL, 0) == -EINTR) {
+    while (sibling && sc_raw4(SYS_wait4, pid, 0, __WALL, 0) == -EINTR) {
     }
     sc_light_end_inner(inner);
 }
