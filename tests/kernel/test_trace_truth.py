@@ -91,7 +91,7 @@ def test_a_storm_is_told_as_the_kernel_tells_it(compiled, seed):
     told += Counter(one.tid for one in events if isinstance(one, AttachEvent))
 
     assert told == made
-    assert sum(made.values()) > 50
+    assert sum(made.values()) >= 25  # a child a round, and what that came to make before it was killed
     assert Counter(one.tid for one in events if isinstance(one, ExitEvent)) == made + Counter([trace.pid])
 
 
