@@ -273,11 +273,12 @@ class Ends(Starts):
                 self._listen_no_more(worker)
             done = worker.job.wait(seconds)
             with self._lock:
-                mine = worker.helped = False
                 if done:
-                    mine = worker.ended = True
+                    worker.ended = True
                 else:
                     self._listen_to(worker)
+                    mine = False
+                worker.helped = False
             if done:
                 self._finish(worker, call)
         except BaseException:

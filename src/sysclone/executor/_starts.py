@@ -83,19 +83,28 @@ class Starts(Ahead):
 
     def _note_started(self, worker: Worker, call: Call) -> None:
         """The process is there: it is the manager's."""
+        try:
+            self._take_in(worker, call)
+        except BaseException:
+            self._take_in(worker, call)  # an interrupt: its end is to be heard of all the same
+            raise
+
+    def _take_in(self, worker: Worker, call: Call) -> None:
+        # What is not to be done twice has no call of a function in it, at which an interrupt could come.
         with self._lock:
             self._starting.discard(call)
-            self._workers.add(worker)
-            self.counts["started"] += 1
             self.memory_by = worker.memory_by or self.memory_by
             call.worker = worker
             worker.number = call.number
+            if worker not in self._workers:
+                self.counts["started"] += 1
+                self._workers.add(worker)
             if worker.memory_by == "watched RSS":
                 self._watched.add(worker)
                 self._poke()
-            if self.warm:
-                worker.sending += 1
+            if self.warm and call.handed_to is not worker:
                 call.handed_to = worker
+                worker.sending += 1
             self._listen_to(worker)
             if not self.warm:
                 if call.options.timeout is not None:

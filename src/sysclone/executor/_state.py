@@ -8,6 +8,7 @@ import select
 import threading
 import time
 from collections import Counter, deque
+from contextlib import suppress
 
 from .. import _core
 from .._errors import CloneError, TaskTimeout
@@ -221,7 +222,8 @@ class State:
         assert self._bell is not None
         for fd, method in worker.fds():
             self._answers[fd] = (worker, method)
-            self._epoll.register(fd, READ)
+            with suppress(FileExistsError):  # it is done again after an interrupt
+                self._epoll.register(fd, READ)
         if worker.job is not None:
             self._heeded[worker.number] = worker
             self._bell.heed(worker.job, worker.number)
