@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 from features import requires
-from helpers import in_subprocess
+from helpers import SECONDS, in_subprocess
 
 from sysclone import Executor
+from sysclone.executor import _channel
 
 ROUNDS = 24
 
@@ -69,12 +73,30 @@ def test_an_interrupt_at_any_moment(kind, calls, what):
     in_subprocess(INTERRUPTED, kind, calls, what, ROUNDS if calls == 0 or kind == "light" else ROUNDS // 4)
 
 
-def test_a_full_socket_is_waited_for():
+def test_a_full_socket_is_waited_for(monkeypatch):
     """Calls that are cancelled as fast as they are made fill a worker's socket; none fails for that."""
+    waited = []
+    awaits_room = _channel._await_room
+
+    def goes_on(sock):
+        waited.append(sock.fileno())
+        os.kill(worker.task.pid, signal.SIGCONT)
+        awaits_room(sock)
+
+    monkeypatch.setattr(_channel, "_await_room", goes_on)
+    monkeypatch.setattr(_channel, "_ROOM_MS", int(SECONDS * 1000))
     with Executor(1, kind="copied", tasks_per_worker=None) as executor:
-        executor.submit(abs, 1).result(20)
-        for _ in range(1500):
-            future = executor.submit(abs, 1)
-            assert future.cancel() or future.exception(20) is None
-        assert executor.submit(abs, -3).result(20) == 3
+        executor.submit(abs, 1).result(SECONDS)
+        (worker,) = executor._manager._workers
+        os.kill(worker.task.pid, signal.SIGSTOP)
+        try:
+            for _ in range(5000):
+                future = executor.submit(abs, 1)
+                assert future.cancel() or future.exception(SECONDS) is None
+                if waited:
+                    break
+        finally:
+            os.kill(worker.task.pid, signal.SIGCONT)
+        assert waited
+        assert executor.submit(abs, -3).result(SECONDS) == 3
         assert executor.stats()["failed"] == 0
