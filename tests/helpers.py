@@ -52,6 +52,24 @@ def pipe():
             os.close(fd)
 
 
+@contextmanager
+def full_table(spare: int = 0) -> Iterator[None]:
+    """No fd is to be had, or so many; in a program that has lowered its RLIMIT_NOFILE."""
+    taken = []
+    try:
+        while True:
+            taken.append(os.dup(0))
+    except OSError:
+        pass
+    for _ in range(min(spare, len(taken))):
+        os.close(taken.pop())
+    try:
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
+
+
 def state(pid: int) -> str:
     """The state letter of /proc/PID/stat; empty where there is no such process."""
     try:

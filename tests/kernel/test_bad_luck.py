@@ -184,26 +184,20 @@ def test_no_fds_for_a_warm_executor():
     in_subprocess("""
         import os, resource, sysclone
         from executor_calls import FRESH
+        from helpers import full_table
         from sysclone import Executor
         resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
         for kind in ({"kind": "copied"}, {"kind": "light"}, FRESH):
             with Executor(2, tasks_per_worker=None, **kind) as executor:
                 assert executor.submit(abs, -5).result(20) == 5
-                held = []
-                try:
-                    while True:
-                        held.append(os.dup(0))
-                except OSError:
-                    pass
-                assert executor.submit(abs, -5).result(20) == 5  # by the worker that is there
-                if kind["kind"] != "light":
-                    error = executor.submit(len, os.urandom(1 << 20)).exception(20)
-                    assert isinstance(error, OSError) and error.errno == 24, error
-                other = sysclone.Context(nice=1, share=executor._options.context.share)
-                error = executor.options(context=other).submit(abs, -5).exception(20)
-                assert isinstance(error, OSError) and error.errno == 24, (kind, error)
-                for fd in held:
-                    os.close(fd)
+                with full_table():
+                    assert executor.submit(abs, -5).result(20) == 5  # by the worker that is there
+                    if kind["kind"] != "light":
+                        error = executor.submit(len, os.urandom(1 << 20)).exception(20)
+                        assert isinstance(error, OSError) and error.errno == 24, error
+                    other = sysclone.Context(nice=1, share=executor._options.context.share)
+                    error = executor.options(context=other).submit(abs, -5).exception(20)
+                    assert isinstance(error, OSError) and error.errno == 24, (kind, error)
                 assert executor.submit(len, os.urandom(1 << 20)).result(20) == 1 << 20
     """)
 

@@ -111,21 +111,15 @@ def test_a_clone_that_is_refused_later():
     """submit() has returned: the error is the call's, no process is counted, and the next call runs."""
     in_subprocess("""
         import os, resource, sysclone
+        from helpers import full_table
         from sysclone import Executor
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
         with Executor(1, kind="light") as executor:
             assert executor.submit(os.getpid).result(20) != os.getpid()
-            held = []
-            try:
-                while True:
-                    held.append(os.dup(0))
-            except OSError:
-                pass
-            error = executor.submit(os.getpid).exception(20)
+            with full_table():
+                error = executor.submit(os.getpid).exception(20)
             assert isinstance(error, sysclone.CloneError) and error.errno == 24 and "clone" in error.step, error
             assert executor.stats()["started"] == 1
-            for fd in held:
-                os.close(fd)
             assert executor.submit(os.getpid).result(20) != os.getpid()
             assert executor.stats()["started"] == 2
     """)

@@ -273,20 +273,14 @@ def test_no_fds_left_is_the_error_of_that_call():
     """With a full table the call fails by CloneError; when there is room again, calls run again."""
     in_subprocess("""
         import os, resource, sysclone
+        from helpers import full_table
         from sysclone import Executor
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
         with Executor(1, kind="copied") as executor:
             assert executor.submit(os.getpid).result(20)
-            held = []
-            try:
-                while True:
-                    held.append(os.dup(0))
-            except OSError:
-                pass
-            error = executor.submit(os.getpid).exception(20)
+            with full_table():
+                error = executor.submit(os.getpid).exception(20)
             assert isinstance(error, sysclone.CloneError) and error.errno == 24, error
-            for fd in held:
-                os.close(fd)
             assert executor.submit(os.getpid).result(20)
     """)
 

@@ -14,6 +14,7 @@ FULL = """
 import os, resource, subprocess, sysclone
 from sysclone import Context, Namespace, Share
 from leftovers import children
+from helpers import full_table
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 verbs = dict(
@@ -25,21 +26,11 @@ verbs = dict(
 )
 
 def attempt(run, spare):
-    taken = []
-    try:
-        while True:
-            taken.append(os.dup(0))
-    except OSError:
-        pass
-    for _ in range(spare):
-        os.close(taken.pop())
-    try:
-        return run()
-    except sysclone.CloneError as error:
-        return error
-    finally:
-        for fd in taken:
-            os.close(fd)
+    with full_table(spare):
+        try:
+            return run()
+        except sysclone.CloneError as error:
+            return error
 """
 
 

@@ -374,25 +374,16 @@ def test_a_full_file_table_is_told_and_survived():
     """Without fds to be had a call is a CloneError or OSError of EMFILE, and with some again it works."""
     in_subprocess("""
         import os, errno, resource, sysclone
+        from helpers import full_table
         zygote = sysclone.Zygote()
         zygote.call(int)
         for free in range(0, 9):
-            hoard = []
             resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-            try:
-                while True:
-                    hoard.append(os.dup(0))
-            except OSError:
-                pass
-            for _ in range(min(free, len(hoard))):
-                os.close(hoard.pop())
-            try:
-                assert zygote.call(len, "abc") == 3
-            except OSError as error:
-                assert error.errno == errno.EMFILE, error
-            finally:
-                for fd in hoard:
-                    os.close(fd)
+            with full_table(free):
+                try:
+                    assert zygote.call(len, "abc") == 3
+                except OSError as error:
+                    assert error.errno == errno.EMFILE, error
             assert zygote.call(len, "abc") == 3, free
         zygote.close()
         print(len(os.listdir("/proc/self/fd")))
